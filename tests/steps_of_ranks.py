@@ -17,7 +17,7 @@ from medarts.engine import device
 from medarts.engine.device import joined_for, preserved_process_state
 from medarts.engine.engine import Job
 from medarts.errors import MedartsError
-from medarts.nas.search import prepare_search
+from medarts.nas.search import Search, prepare_search, start_search
 from medarts.spaces.genotype import load_genotype
 from medarts.system.ranks import current
 from medarts.system.watch import Watch
@@ -68,38 +68,43 @@ def do_all(folder: Path, cases: Sequence[Case], size: int, rank: int) -> None:
         torch.save(steps(kind, dtype, parse(recipe), folder), folder / f"{name}.{rank}-of-{size}.pt")
 
 
-def train(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
-    """Trains a baseline; process 1 has something happen to it before step 1 of epoch 1.
+def do_faulty(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
+    """Trains a baseline, or searches where there is none; process 1 has a fault before step 1 of epoch 1 (of stage 0).
 
     After a SIGTERM process 0 takes long to save what is done. With memory, process 1 has room for one image at a time.
     """
-    step, save, loss = Training._step, Training.save, SegmentationTask.loss
+    parsed = parse(recipe)
+    kind: type[Job[Any]] = Search if parsed.train.model is None else Training
+    step, save, loss = kind._step, kind.save, SegmentationTask.loss
+    stage = (0,) if kind is Search else ()
 
     def lossy(task: SegmentationTask, outputs: Any, mixture: Any) -> Any:
         if rank == 1 and torch.is_grad_enabled() and len(mixture.images) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return loss(task, outputs, mixture)
 
-    def faulty(job: Training) -> None:
-        if rank == 1 and job.position == (1, 1):
+    def faulty(job: Job[Any]) -> None:
+        if rank == 1 and job.position == (*stage, 1, 1):
             if fault == "error":
                 raise MedartsError("It is broken.", fix="Repair it.")
             os.kill(os.getpid(), getattr(signal, fault))
         step(job)
 
-    def slow(job: Training, *arguments: Any, **others: Any) -> None:
-        if rank == 0 and job.position == (1, 2):
+    def slow(job: Job[Any], *arguments: Any, **others: Any) -> None:
+        if rank == 0 and job.position == (*stage, 1, 2):
             time.sleep(7)  # longer than processes wait for the error of the first
         save(job, *arguments, **others)
 
     if fault == "memory":
         SegmentationTask.loss = lossy  # type: ignore[assignment, method-assign]
     else:
-        Training._step = faulty  # type: ignore[assignment, method-assign]
+        kind._step = faulty  # type: ignore[method-assign]
     if fault == "SIGTERM":
-        Training.save = slow  # type: ignore[assignment, method-assign]
-    parsed = parse(recipe)
-    start_training(parsed, parsed.train.model, out)
+        kind.save = slow  # type: ignore[method-assign]
+    if parsed.train.model is None:
+        start_search(parsed, out)
+    else:
+        start_training(parsed, parsed.train.model, out)
 
 
 def train_again(recipe: dict[str, Any], out: Path, rank: int) -> None:

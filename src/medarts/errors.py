@@ -106,17 +106,27 @@ _FIXES = {
 }
 
 
+OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk, and of a quota that is used up."""
+
+
 def system_fix(error: OSError) -> str:
     """Returns what to do about an error of the operating system."""
     return _FIXES.get(error.errno or 0, "Check the disk and the permissions of the folder.")
 
 
-def of_system(error: OSError) -> MedartsError:
-    """Returns an error of the operating system with the file, the cause and the fix."""
+def of_system(error: OSError, *, default: object = None) -> MedartsError:
+    """Returns an error of the operating system with the file, the cause and the fix.
+
+    Args:
+        error: of the system.
+        default: the file that is meant where the error names none.
+    """
     reason = error.strerror or type(error).__name__
-    if error.filename is None:
+    named = default if error.filename is None else error.filename
+    if named is None:
         return MedartsError(f"The operating system says: {reason}.", fix=system_fix(error))
-    name = error.filename if isinstance(error.filename, str | bytes) else str(error.filename)
+    name = named if isinstance(named, str | bytes) else str(named)
     if isinstance(name, bytes):
         name = name.decode(errors="surrogateescape")
     return MedartsError(f"{shortened(name)}: {reason}.", fix=system_fix(error))

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.steps_of_ranks import do_all, in_processes, steps, train, train_again
+from tests.steps_of_ranks import do_all, do_faulty, in_processes, steps, train_again
 
 from medarts import cli
 from medarts.config import Recipe, apply_overrides, parse, to_yaml
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RecipeError
+from medarts.nas.search import resume_search, start_search
 from medarts.network.sharing import check_shares
 from medarts.spaces import make_space
 from medarts.spaces.genotype import load_genotype
@@ -109,11 +110,20 @@ def small(small_recipe: Recipe) -> Recipe:
     return changed(small_recipe, "data.size=16", network, "compute.timeout=10")
 
 
+@pytest.fixture
+def searched(small: Recipe) -> Recipe:
+    """A search of two stages, of four steps an epoch."""
+    stages = "search.stages=[{depth: 3, epochs: 2, batch: 2, keep: {down: 1}}, {depth: 3, epochs: 1, batch: 2}]"
+    candidates = {"down": "max_pool, down_conv", "normal": "identity, conv", "up": "up_conv"}
+    few = [f"space.operations.{name}=[{of_set}]" for name, of_set in candidates.items()]
+    return changed(small, "train.model=null", *SMALL, *few, stages, "search.arch_after=1")
+
+
 def with_fault(recipe: Recipe, folder: Path, fault: str) -> list[Any]:
     """Starts two processes that train in a folder of the name of a fault, of which the second has it."""
     said = folder / f"{fault}-said"
     said.mkdir()
-    return in_processes(2, train, recipe.model_dump(mode="json"), folder / fault, fault, errors=said)
+    return in_processes(2, do_faulty, recipe.model_dump(mode="json"), folder / fault, fault, errors=said)
 
 
 def test_all_processes_split_a_batch_where_memory_runs_out_in_one(small, tmp_path):
@@ -135,8 +145,11 @@ def test_all_processes_split_a_batch_where_memory_runs_out_in_one(small, tmp_pat
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows stops no process")
-def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, tmp_path):
-    """Killed, stopped, failed by itself, or asked to stop; the run goes on in one process to the same weights."""
+def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, searched, tmp_path):
+    """Killed, stopped, failed by itself, or asked to stop; the run goes on in one process to the same weights.
+
+    What is asked to stop is a search, the others are trainings.
+    """
     where = r"(its start|epoch \d+, step \d+)"  # by the last sign of life, which may be older than the step
     told = {
         "SIGKILL": rf"has (ended or stopped, at|not answered for 10 s, since) {where}\. ",
@@ -146,8 +159,9 @@ def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, tmp_path):
     }
     processes = {}
     for fault in told:
-        processes[fault] = with_fault(small, tmp_path, fault)
-    whole = start_training(small, small.train.model, tmp_path / "whole")
+        processes[fault] = with_fault(searched if fault == "SIGTERM" else small, tmp_path, fault)
+    trained = start_training(small, small.train.model, tmp_path / "trained")
+    found = start_search(searched, tmp_path / "SIGTERM-whole" / "SIGTERM")
     for fault, (first, second) in processes.items():
         first.join(300)
         assert first.exitcode == 1, fault
@@ -159,11 +173,15 @@ def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, tmp_path):
         assert said.count("Process 1 on") == (fault != "SIGTERM"), said
         run = tmp_path / fault
         if fault != "error":
-            assert f"Resume with: medarts train --resume {run} --devices 2" in said
+            kind = "search" if fault == "SIGTERM" else "train"
+            assert f"Resume with: medarts {kind} --resume {run} --devices 2" in said
         assert not RunDirectory.open(run).facts["finished"]
-        found = checkpoint.load(resume_training(run).checkpoints, "last")
-        for name, tensor in checkpoint.load(whole.checkpoints, "last").weights.items():
-            torch.testing.assert_close(found.weights[name], tensor, rtol=0, atol=1e-5, msg=f"{fault}, {name}")
+        resumed = resume_search(run) if fault == "SIGTERM" else resume_training(run)
+        whole = found if fault == "SIGTERM" else trained
+        ours, expected = (checkpoint.load(each.checkpoints, "last").weights for each in (resumed, whole))
+        for name, tensor in expected.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5, msg=f"{fault}, {name}")
+    assert (tmp_path / "SIGTERM" / "genotype.json").read_bytes() == (found.path / "genotype.json").read_bytes()
 
 
 def test_processes_of_different_jobs_are_refused_and_can_do_another_one(small, tmp_path):

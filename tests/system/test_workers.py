@@ -4,13 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from medarts.errors import RecipeError
+from medarts.errors import MedartsError, RecipeError
 from medarts.system.workers import Ended, ProcessEndedError, Work, Workers, _Worker
 
 pytestmark = pytest.mark.usefixtures("processes_spawned")
@@ -76,6 +77,15 @@ def test_work_that_is_stopped_can_go_on(tmp_path: Path) -> None:
             assert workers.wait(0.01) == []
         workers.ask_to_stop()
         assert ends(workers) == [Ended("piece", stopped=True)]
+
+
+def test_a_log_that_has_no_room_is_named_and_no_end_of_the_process(tmp_path: Path) -> None:
+    """A search by training drops candidates whose process ends."""
+    with Workers() as workers:
+        workers.start(replace(piece("import sys; print('epoch 1', file=sys.stderr)", tmp_path), log=Path("/dev/full")))
+        (ended,) = ends(workers)
+    assert type(ended.error) is MedartsError
+    assert str(ended.error) == "/dev/full: No space left on device. Make room on the disk."
 
 
 def test_work_that_a_scheduler_stops_can_go_on(tmp_path: Path) -> None:

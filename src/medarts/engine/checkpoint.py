@@ -30,7 +30,7 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from medarts.errors import RunError, system_fix
+from medarts.errors import OUT_OF_ROOM, RunError, system_fix
 from medarts.system.files import UNFINISHED, flush_folder, read_whole, reason_of
 
 WEIGHTS = "weights.safetensors"
@@ -95,9 +95,10 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint, *, position: Position)
         if (unfinished / "before").exists() and not target.exists():
             (unfinished / "before").rename(target)
         shutil.rmtree(unfinished, ignore_errors=True)
+        needed = f"It takes {_megabytes(checkpoint):.1f} MB, and up to four are kept at a time."
         raise RunError(
             f"The checkpoint in {folder} could not be written ({reason_of(error)}); the previous one is intact.",
-            fix=system_fix(error),
+            fix=f"{system_fix(error)} {needed}" if error.errno in OUT_OF_ROOM else system_fix(error),
         ) from error
     shutil.rmtree(target / "before", ignore_errors=True)
     found = _all(folder, kind)
@@ -149,6 +150,18 @@ def drop_newest(folder: Path, kind: str) -> None:
     except _DamagedError as error:
         raise RunError(f"Checkpoint {found[before]} is damaged: {error}.", fix="Start a new run.") from None
     shutil.rmtree(found[last])
+
+
+def _megabytes(checkpoint: Checkpoint) -> float:
+    """Returns the size of the tensors of a checkpoint, which all but make it up."""
+
+    def nbytes(value: Any) -> int:
+        if isinstance(value, Tensor):
+            return value.numel() * value.element_size()
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+        return sum(map(nbytes, parts))
+
+    return nbytes([checkpoint.weights, checkpoint.state]) / 1e6
 
 
 def _all(folder: Path, kind: str) -> dict[Position, Path]:

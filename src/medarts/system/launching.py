@@ -47,18 +47,18 @@ def launch(words: Sequence[str], *, devices: int, nodes: int, node_rank: int, ad
         MedartsError: the numbers do not fit, or the address is none.
     """
     host, port = _address(devices, nodes, node_rank, address)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the watch reports lost connections
     store: Any = None
     if node_rank == 0:
         store = _store_at(host, port)
         port = store.port
-    faults = _Faults(host, port)
+    faults = _Faults(host, port, store)
     faults.start()
     threads = max(1, (os.cpu_count() or 1) // devices)
     processes = []
     for local_rank in range(devices):
         environment = {
             "OMP_NUM_THREADS": str(threads),  # unless the user has chosen
-            "TORCH_CPP_LOG_LEVEL": "ERROR",  # the watch reports lost connections
             **os.environ,
             "RANK": str(node_rank * devices + local_rank),
             "WORLD_SIZE": str(nodes * devices),
@@ -75,6 +75,7 @@ def launch(words: Sequence[str], *, devices: int, nodes: int, node_rank: int, ad
         processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
     with _signals_to(processes):
         _wait_for(processes, store, faults, first=node_rank * devices)
+    faults.end()
     return _status_of(processes)
 
 
@@ -125,14 +126,16 @@ class _Faults(threading.Thread):
     Args:
         host: that has the store.
         port: of it.
+        store: the store, where this process has it.
 
     Attributes:
         is_known: whether there is one, or the store has gone, as it does when the first machine has ended.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, store: Any = None) -> None:
         super().__init__(daemon=True, name="medarts faults")
-        self._address = host, port
+        self._address, self._store = (host, port), store
+        self._ended = threading.Event()
         self.is_known = False
 
     def run(self) -> None:
@@ -143,13 +146,19 @@ class _Faults(threading.Thread):
         from medarts.system.watch import FAULT, connected
 
         try:
-            store = PrefixStore(prefix_of(1), connected(*self._address, patience=_LONGEST_START))
+            store = self._store or connected(*self._address, patience=_LONGEST_START)
         except RuntimeError:  # the processes themselves say that they have not met
             return
         with suppress(RuntimeError):
-            while not store.check([FAULT]):
-                time.sleep(_POLL)
+            while not PrefixStore(prefix_of(1), store).check([FAULT]):
+                if self._ended.wait(_POLL):
+                    return
         self.is_known = True
+
+    def end(self) -> None:
+        """Ends it: a thread that is within the library for longer than Python lives ends the process with a signal."""
+        self._ended.set()
+        self.join(_POLL + 2)
 
 
 def _wait_for(processes: Sequence["subprocess.Popen[bytes]"], store: Any, faults: _Faults, *, first: int) -> None:

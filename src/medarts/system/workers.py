@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 
-from medarts.errors import MedartsError
+from medarts.errors import MedartsError, of_system
 from medarts.system.files import make_folder, writing
 from medarts.system.memory import keep_freed_memory
 from medarts.system.process import (
@@ -201,6 +201,8 @@ def _serve(modules: tuple[str, ...], answers: Connection) -> None:
                 unpickled(pickled)()
         except MedartsError as error:
             answer = error
+        except OSError as error:  # what is printed has no room, for which the work is not to blame
+            answer = of_system(error, default=log)
         except KeyboardInterrupt:  # before or after what a job has saved
             answer = InterruptedRunError("Stopped.", fix="")
         with suppress(OSError):  # nobody waits any more
