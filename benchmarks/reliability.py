@@ -40,8 +40,20 @@ KINDS = ("search", "train", "pool", "benchmark")
 TIMED = {"run.json", "timing.jsonl", "timing.json", "cost.json", "report.html", ".lock", ".owner.json"}
 """Files of a run that say when, how long or where."""
 
-TIMED_FOLDERS = {"logs", "comparison"}
-"""Folders of such files; a comparison holds costs, and is made of the scores, which are compared."""
+TIMED_FOLDERS = {"logs"}
+"""Folders of such files."""
+
+BENCHMARK = """
+import sys
+from pathlib import Path
+from medarts.config.study import load_study
+from medarts.study.benchmark import available_runs, benchmark
+if __name__ == "__main__":
+    recipe, out = map(Path, sys.argv[1:3])
+    benchmark(load_study(recipe), out, jobs=int(sys.argv[3]))
+    sys.exit(any(group.missing for group in available_runs(out).values()))
+"""
+"""The trainings and scores of ``medarts benchmark``, without the tables and pages that it makes of them at the end."""
 
 ATTEMPTS = 3
 PATIENCE = 600.0
@@ -170,11 +182,11 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
 def command(folder: Path, kind: str, place: Path, processes: int) -> list[str]:
     """Returns the command that begins a run, or goes on with it where it has begun."""
     run, recipe = place / "run", folder / f"{kind}.yaml"
-    verb = "search" if kind == "pool" else kind
-    shared = ["--jobs" if kind in ("pool", "benchmark") else "--devices", str(processes)]
-    begun = kind != "benchmark" and (run / "run.json").exists()
-    words = ["--resume", str(run)] if begun else [str(recipe), "--out", str(run)]
-    return [sys.executable, "-m", "medarts", verb, *words, *shared]
+    if kind == "benchmark":
+        return [sys.executable, "-c", BENCHMARK, str(recipe), str(run), str(processes)]
+    shared = ["--jobs" if kind == "pool" else "--devices", str(processes)]
+    words = ["--resume", str(run)] if (run / "run.json").exists() else [str(recipe), "--out", str(run)]
+    return [sys.executable, "-m", "medarts", "train" if kind == "train" else "search", *words, *shared]
 
 
 def begun(folder: Path, kind: str, place: Path, processes: int) -> "subprocess.Popen[bytes]":

@@ -335,6 +335,15 @@ def test_a_run_that_was_extended_is_no_run_of_that_length(make, change, says):
     compared(extended(one, moved), extended(two, {**change, "position": None}))  # changed before the first step
 
 
+def test_a_training_in_which_memory_ran_out_is_named(make, capsys):
+    split = {"of": "training", "before": 1, "after": 2, "position": [0, 3]}
+    one, two = make("one", splits=[split]), make("two", "seed=1")
+    compared(one, two, same_seeds=False)
+    assert f"Memory ran out in {one}: batches were in more parts" in " ".join(capsys.readouterr().err.split())
+    compared(one, make("three", "seed=1", splits=[split]), same_seeds=False)
+    assert "Memory" not in capsys.readouterr().err
+
+
 def test_files_that_differ_are_named(make):
     rows = MANIFEST.splitlines()
     texts = [

@@ -23,6 +23,7 @@ from medarts.pruning.record import FILE as PRUNING
 from medarts.pruning.record import PruningRecord, read_record
 from medarts.registry import Settings
 from medarts.spaces.genotype import RANDOM, Genotype, load_genotype, zoo
+from medarts.system.console import warn
 from medarts.system.files import exists
 from medarts.system.names import printable
 from medarts.training.trained import architecture_of
@@ -344,6 +345,7 @@ def _check_trainings(runs: Sequence[_Trained]) -> None:
     for alike in (whole, pruned):
         for one in alike[1:]:
             _check_schedules(alike[0].run, one.run)
+    _tell_splits([one.run for one in runs])
 
 
 def _check_recipes(first: _Trained, other: _Trained, *, may_differ: str) -> None:
@@ -372,6 +374,16 @@ def _check_schedules(first: RunDirectory, other: RunDirectory) -> None:
                 f"{field} was {ways_of_runs[0]}, but {ways_of_runs[1]}: these are different trainings.",
                 fix="Compare runs whose epochs and accumulate changed alike, or train one of them again.",
             )
+
+
+def _tell_splits(runs: Sequence[RunDirectory]) -> None:
+    """Warns where memory ran out in some of the trainings, whose batch norms saw smaller parts from then on."""
+    split = [str(run.path) for run in runs if any(one["of"] == "training" for one in run.facts.get("splits", ()))]
+    if split and len(split) < len(runs):
+        warn(
+            f"Memory ran out in {', '.join(split)}: batches were in more parts from then on than in others, so "
+            "batch norms saw other batches."
+        )
 
 
 def _schedule(run: RunDirectory) -> dict[str, tuple[str, ...]]:
