@@ -98,9 +98,9 @@ def do_faulty(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
     if fault == "memory":
         SegmentationTask.loss = lossy  # type: ignore[assignment, method-assign]
     else:
-        kind._step = faulty  # type: ignore[method-assign]
+        kind._step = faulty  # type: ignore[assignment, method-assign]
     if fault == "SIGTERM":
-        kind.save = slow  # type: ignore[method-assign]
+        kind.save = slow  # type: ignore[assignment, method-assign]
     if parsed.train.model is None:
         start_search(parsed, out)
     else:

@@ -10,10 +10,11 @@ stands in checkpoints, and in run.json for its page.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from medarts.errors import RecipeError
 from medarts.system.console import counted, warn
@@ -65,7 +66,9 @@ class Splitting:
         """
         job = self._job
         while True:
-            buffers = [buffer.clone() for buffer in job.module.buffers()] if of == "training" else []
+            buffers = [*job.module.buffers()] if of == "training" else []
+            kept = [torch.empty_like(buffer) for buffer in buffers]
+            _copy(buffers, to=kept)
             try:
                 return work()
             except (MemoryError, RuntimeError, OSError) as error:
@@ -73,8 +76,7 @@ class Splitting:
                     raise
             # Out of the block: the error holds all that was in memory.
             job.ranks.regroup()
-            for buffer, value in zip(job.module.buffers(), buffers, strict=False):
-                buffer.copy_(value)
+            _copy(kept, to=buffers)
             gc.collect()
             if job.fabric.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -117,3 +119,10 @@ class Splitting:
     def _of_recipe(self, of: Of) -> int:
         recipe, counters = self._job.recipe, self._job.counters
         return 1 if of == "validation" else self._job.parts_setting(recipe, counters.get("stage"))[1].accumulate
+
+
+def _copy(tensors: Sequence[Tensor], *, to: Sequence[Tensor]) -> None:
+    """Copies tensors to others, all of a type at once: a network has hundreds of buffers, and each would be a call."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        alike = [pair for pair in zip(to, tensors, strict=True) if pair[1].dtype == dtype]
+        torch._foreach_copy_(*(list(side) for side in zip(*alike, strict=True)))
