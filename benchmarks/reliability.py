@@ -158,13 +158,13 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
         "search": {
             "method": "pool",
             "select": {
-                "candidates": 3, "rungs": [1, 2, 4], "keep": 0.5, "neighbours": 1, "checkpoints": 1,
+                "candidates": 2, "rungs": [1, 2], "keep": 0.5, "neighbours": 1, "checkpoints": 1,
                 "supernets": [{"relaxation": "gumbel"}], "retrain": 1,
             },
-            "stages": [{"depth": 3, "epochs": 2, "batch": 4}],
+            "stages": [{"depth": 3, "epochs": 1, "batch": 4}],
             "arch_after": 0,
         },
-        "train": {"epochs": 4, "batch": 4},
+        "train": {"epochs": 2, "batch": 4},
     }  # fmt: skip
     study = {
         "recipe": {**shared, "train": {"epochs": 6, "batch": 4}, "search": {"stages": [{**stages[1], "epochs": 2}]}},

@@ -31,7 +31,8 @@ def assert_equal_searches(run: RunDirectory, other: RunDirectory) -> None:
         assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
     for each in read_candidates(run):
         one, two = (trainings.folder_of_candidate(of, each.name) for of in (run, other))
-        assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes(), each.name
+        for name in ("metrics.jsonl", "searched.txt"):
+            assert (one / name).read_bytes() == (two / name).read_bytes(), (each.name, name)
     assert other.facts["finished"]
 
 

@@ -124,5 +124,5 @@ class Splitting:
 def _copy(tensors: Sequence[Tensor], *, to: Sequence[Tensor]) -> None:
     """Copies tensors to others, all of a type at once: a network has hundreds of buffers, and each would be a call."""
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        alike = [pair for pair in zip(to, tensors, strict=True) if pair[1].dtype == dtype]
-        torch._foreach_copy_(*(list(side) for side in zip(*alike, strict=True)))
+        ours, theirs = ([each for each in side if each.dtype == dtype] for side in (to, tensors))
+        torch._foreach_copy_(ours, theirs)

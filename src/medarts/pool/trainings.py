@@ -11,6 +11,7 @@ Each of them is a run as any other, which the engine resumes bit for bit. Proces
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from medarts.engine.changes import changes_on_the_way
 from medarts.engine.directory import RunDirectory, is_begun
 from medarts.errors import RecipeError, RunError
 from medarts.nas.search import resume_search, start_search
-from medarts.pool.candidates import Candidate
+from medarts.pool.candidates import FILE, Candidate
 from medarts.pool.drawing import SEEDS
 from medarts.profiling.prices import prices
 from medarts.spaces.genotype import Genotype
@@ -120,7 +121,7 @@ def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: i
     """
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"norm": candidate.norm})})
     folder, content = folder_of_candidate(run, candidate.name), recipe.model_dump(mode="json")
-    do = partial(_train, folder, content, candidate.genotype, rung=rung, images=images)
+    do = partial(_train, folder, content, _of_search(run, candidate.genotype), rung=rung, images=images)
     return Work(candidate.name, do, run.path / "logs" / f"{candidate.name}.log")
 
 
@@ -138,8 +139,14 @@ def retraining(
         images: those in memory.
     """
     content = recipe_of_retraining(recipe, winner, number).model_dump(mode="json")
-    do = partial(_train, folder_of_retraining(run, number), content, genotype, rung=None, images=images)
+    own = _of_search(run, genotype)
+    do = partial(_train, folder_of_retraining(run, number), content, own, rung=None, images=images)
     return Work(str(number), do, run.path / "logs" / f"retrained-{number}.log")
+
+
+def _of_search(run: RunDirectory, genotype: Genotype) -> Genotype:
+    """Returns a genotype as one of a search, drawn or read again: its training notes the images that chose it."""
+    return replace(genotype, origin=run.path / FILE)
 
 
 def supernet(run: RunDirectory, recipe: Recipe, number: int, *, images: Path | None) -> Work:
