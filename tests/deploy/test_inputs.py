@@ -117,12 +117,14 @@ def test_a_named_file_is_kept_and_reading_it_says_what_is_wrong(tmp_path: Path) 
     cut.write_bytes(cut.read_bytes()[:-20])
     broken = tmp_path / "broken.dcm"
     broken.write_bytes(b"nothing")
-    paths = [text, empty, short, four, table, bare, cut, broken, tmp_path / "missing.png"]
+    paths = [text, empty, short, four, table, bare, cut, broken]
     found = {source.paths[0]: source for source in find(paths)}
     assert set(found) == set(paths)
     for path in paths:
         with pytest.raises(DataError, match=path.name):
             found[path].read(0)
+    with pytest.raises(DataError, match=r"There is no file or folder .*missing\.png"):
+        find([short, tmp_path / "missing.png"])
 
 
 def test_files_named_twice_are_taken_once(tmp_path: Path) -> None:

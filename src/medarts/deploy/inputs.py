@@ -154,13 +154,14 @@ def find(paths: Sequence[str | Path], *, leave_out: Path | None = None, files: i
         paths: files, folders, which are searched with all that is in them, and patterns such as "scans/**/*.png". Of
             folders and patterns, hidden files, files of other kinds, and DICOM objects that are no images, or
             segmentations, are left out; of folders also masks of the images there, which a line says. A file that is
-            named is kept, whatever it is, even if there is none: reading it says what is wrong.
+            named is kept, whatever it is: reading it says what is wrong.
         leave_out: a folder whose files are not taken, such as that of the results.
         files: files of an image. Where there are several, NAME_0000.png, NAME_0001.png and so on, of any format but
             DICOM, are one source called NAME.
 
     Raises:
-        DataError: a folder cannot be read, a folder or pattern holds no images, or there are no paths.
+        DataError: a path does not exist, a folder cannot be read, a folder or pattern holds no images, or there are no
+            paths.
     """
     chosen = _Chosen(leave_out)
     for path in [paths] if isinstance(paths, str | Path) else paths:
@@ -224,6 +225,8 @@ class _Chosen:
             self._add_folder(path)
         elif not os.path.lexists(path) and _MAGIC & set(str(path)):
             self._add_pattern(path)
+        elif not os.path.lexists(path):
+            raise DataError(f"There is no file or folder {path}.", fix="Check the path.")
         else:
             full = _full(path)
             self.files.setdefault(full, str(path))
