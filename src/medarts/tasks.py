@@ -178,9 +178,19 @@ class SegmentationTask:
             that is among the most probable pixels, as many as are foreground, with 0 for chance and 1 for all of it.
         """
         forward = batches.over_images(forward)
-        found = _of_all(batches, lambda batch: self._scored(forward(batch.images, all_heads=True), batch))
-        losses, dice, foreground, ranked, indices = map(np.concatenate, zip(*found, strict=True))
-        domains = [batches.store.manifest.samples[index].domain for index in indices.tolist()]
+        samples = batches.store.manifest.samples
+        ranked: dict[str, NDArray[np.int64]] = {}
+
+        def domains_of(indices: NDArray[np.int64]) -> list[str]:
+            return [samples[index].domain for index in indices.tolist()]
+
+        def scored(batch: Batch) -> tuple[NDArray[Any], ...]:
+            *of_images, pixels = self._scored(forward(batch.images, all_heads=True), batch)
+            _add(ranked, domains_of(batch.indices), pixels)  # which would take 16 KB an image
+            return tuple(of_images)
+
+        losses, dice, foreground, indices = map(np.concatenate, zip(*_of_all(batches, scored), strict=True))
+        domains = domains_of(indices)
         shown = shown_classes(batches.store.truths[indices], domains)
         # The mean over the classes of an image is over those that its domain shows; some domain shows one.
         means = np.ma.masked_where(~shown, dice).mean(1)
@@ -192,14 +202,14 @@ class SegmentationTask:
                 name: None if mean is np.ma.masked else float(mean) for name, mean in by_domain.items()
             },
             "val_foreground_by_domain": _foreground(foreground, np.asarray(domains)),
-            "val_found_by_domain": _found(ranked, np.asarray(domains)),
+            "val_found_by_domain": _found(current().gathered(ranked)),
         }
 
     def _scored(self, outputs: list[Tensor], batch: Batch) -> tuple[NDArray[Any], ...]:
         """Returns what validation counts of a batch, a row an image.
 
-        That is the loss, Dice of every class, pixels of foreground predicted and true, pixels by their logit (see
-        `_by_logit`), and positions in the store.
+        That is the loss, Dice of every class, pixels of foreground predicted and true, positions in the store, and
+        pixels by their logit (see `_by_logit`).
         """
         loss = float(self.loss(outputs, Mixture(batch.images, ((1.0, batch.targets),))))
         logits, targets = outputs[-1], batch.targets
@@ -213,7 +223,7 @@ class SegmentationTask:
             predicted &= (counted := counted.all(1) | true)
         foreground = torch.stack([each.sum((1, 2)) for each in (predicted, true)], 1).cpu().numpy()
         ranked = _by_logit(logits, true, counted, overlap=self.overlap).cpu().numpy()
-        return np.full(len(batch.images), loss), dice, foreground, ranked, np.asarray(batch.indices)
+        return np.full(len(batch.images), loss), dice, foreground, np.asarray(batch.indices), ranked
 
     def _any_class(self, targets: Tensor) -> Tensor:
         """Returns where targets show any foreground (B, H, W)."""
@@ -336,16 +346,23 @@ def _by_logit(logits: Tensor, shown: Tensor, counted: Tensor | None, *, overlap:
     return places.bincount(minlength=2 * BINS * len(z)).view(len(z), 2, BINS)
 
 
-def _found(pixels: NDArray[np.int64], domains: NDArray[np.str_]) -> dict[str, float | None]:
+def _add(sums: dict[str, NDArray[np.int64]], domains: Sequence[str], pixels: NDArray[np.int64]) -> None:
+    """Adds the pixels of images by the bin of their logit, see `_by_logit`, to the sums of their domains."""
+    for name, of_image in zip(domains, pixels, strict=True):
+        sums[name] = sums[name] + of_image if name in sums else of_image
+
+
+def _found(of_ranks: Sequence[Mapping[str, NDArray[np.int64]]]) -> dict[str, float | None]:
     """Returns how much foreground of every domain is found, whatever the threshold.
 
     Args:
-        pixels: background and foreground of every image by the bin of their logit, (N, 2, BINS).
-        domains: of the images.
+        of_ranks: of every process the background and foreground of its images by the bin of their logit, (2, BINS), by
+            domain.
     """
     found = {}
-    for name in sorted(set(domains.tolist())):
-        negative, positive = pixels[domains == name].sum(0)[:, ::-1]  # the most probable first
+    for name in sorted({name for sums in of_ranks for name in sums}):
+        pixels = np.sum([sums[name] for sums in of_ranks if name in sums], axis=0)
+        negative, positive = pixels[:, ::-1]  # the most probable first
         total, every = positive.sum(), positive.sum() + negative.sum()
         left = total - np.concatenate([[0], np.cumsum(positive + negative)[:-1]])
         taken = np.clip(left / np.maximum(positive + negative, 1), 0, 1)  # of the last bin as many as are still wanted

@@ -152,3 +152,18 @@ def test_foreground_that_is_ranked_high_is_found_whatever_the_threshold() -> Non
     # Of the other half of the row, as much as of all that is as probable.
     recall, share = 0.5 + 0.5 * 8 / (SIZE**2 - 8), 1 / SIZE
     assert found(half) == pytest.approx([(recall - share) / (1 - share)] * 2 + [None])
+
+
+def test_a_validation_takes_little_memory_for_an_image() -> None:
+    task = SegmentationTask(DataSettings(sources=SOURCES, classes=1), loss="dice")
+
+    def peak(number: int) -> int:
+        store = store_of([[PRESENT]] * number, domains="ab" * (number // 2))
+        batches = Batches(store, store.manifest, batch=20, name="val", device=torch.device("cpu"))
+        tracemalloc.start()
+        task.validate(lambda images, **_: [images], batches)
+        _, found = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return found
+
+    assert peak(400) - peak(200) < 200 * 3000  # and not 16 KB of pixels by their logits

@@ -174,14 +174,14 @@ def open_manifest(
     Args:
         settings: the sources.
         needs: splits that must have images.
-        data: images in memory, which are listed in place of the sources.
+        data: images in memory, or those of a store that is open, which are listed in place of the sources.
         partly: see `open_sources`.
 
     Raises:
         DataError: a folder, a mask or a split is missing, or masks of several classes have no labels.
         RecipeError: the images are divided into folds, and what is asked for has one training set.
     """
-    _check_folds(settings, needs, in_memory=data is not None)
+    _check_folds(settings, needs, in_memory=data is not None and data.is_in_memory)
     if data is not None:
         manifest = data.manifest
     else:

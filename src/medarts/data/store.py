@@ -8,12 +8,9 @@ whenever it is opened.
 
 import hashlib
 import json
-import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,7 @@ from medarts.config import DataSettings
 from medarts.config.data import Resize
 from medarts.data.cache import MARK, alone, discard, use
 from medarts.data.classifying import are_mixed
-from medarts.data.crops import Crops
+from medarts.data.crops import Crops, Ragged
 from medarts.data.digests import digests_read
 from medarts.data.filling import Forms, fill, forms_of
 from medarts.data.folds import undivided
@@ -60,7 +57,7 @@ class ImageStore:
         class_names: of the foreground classes of masks in memory, where they were named.
         crops: what crops of images with sizes of their own are made of; None where all have one.
         overlap: the classes of masks may overlap.
-        given: of data in memory the masks as they were given, uint8; None where files are read.
+        given: of data in memory the masks as they were given, uint8, none of labels; None where files are read.
     """
 
     manifest: Manifest
@@ -73,7 +70,12 @@ class ImageStore:
     class_names: tuple[str, ...] = ()
     crops: Crops | None = field(default=None, repr=False, compare=False)
     overlap: bool = False
-    given: Sequence[Mask] | None = field(default=None, repr=False, compare=False)
+    given: Sequence[Mask] | Ragged | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether images were given as arrays, and not as files."""
+        return self.given is not None
 
     @property
     def size(self) -> int:
@@ -203,28 +205,6 @@ def _problem(folder: Path, forms: Forms) -> str | None:
     except DataError:
         return "a file is missing"
     return f"{strange[0]} was changed" if strange else None
-
-
-@contextmanager
-def images_for_processes(data: ImageStore | None) -> Iterator[Path | None]:
-    """Keeps images in memory in a temporary file, from which each process of this one takes them by `read_images`."""
-    if data is None:
-        yield None
-        return
-    with TemporaryDirectory(prefix="medarts-images-") as folder:
-        path = Path(folder) / "images.pickle"
-        with path.open("wb") as file:
-            pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
-        yield path
-
-
-def read_images(path: Path | None) -> ImageStore | None:
-    """Returns images in memory that another process has put there; None where the recipe names the data sets."""
-    if path is None:
-        return None
-    with path.open("rb") as file:
-        store: ImageStore = pickle.load(file)
-    return store
 
 
 def _opened(folder: Path, manifest: Manifest, settings: DataSettings, *, held: FileLock | None) -> ImageStore:

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from medarts.config import Recipe
-from medarts.data.store import ImageStore, images_for_processes
+from medarts.data.shared import images_for_processes
+from medarts.data.store import ImageStore
 from medarts.engine.changes import changed_recipe, check_places, go_on, with_its_threads
 from medarts.engine.device import environment, preserved_process_state
 from medarts.engine.directory import RunDirectory, epochs_done
@@ -91,7 +92,7 @@ def start_by_training(
             **(facts or {}),
         )
         try:
-            _do(run, prepared, jobs=jobs, data=data)
+            _do(run, prepared, jobs=jobs)
         except InterruptedRunError:
             raise
         except MedartsError:
@@ -131,17 +132,17 @@ def resume_by_training(
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
         ways = prepared.training.store.ways
         go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now, ways=ways)
-        _do(run, prepared, jobs=jobs, data=data)
+        _do(run, prepared, jobs=jobs)
     return run
 
 
-def _do(run: RunDirectory, prepared: Prepared, *, jobs: int, data: ImageStore | None) -> None:
+def _do(run: RunDirectory, prepared: Prepared, *, jobs: int) -> None:
     """Does what is left of a search."""
     done, epochs = _epochs_done(run), planned_epochs(prepared.recipe)
     if 0 < done < epochs:
         inform(f"search resumes after {done:,} of about {counted(epochs, 'epoch')}.")
     with (
-        images_for_processes(data) as images,
+        images_for_processes(prepared.training.store) as images,
         interruption() as stop,
         progress_bar("search", epochs, done=min(done, epochs), is_told=False) as bar,
         Workers(reused=True) as workers,
@@ -226,13 +227,11 @@ class _Search:
         run: its run.
         prepared: see `prepare`.
         executor: does the trainings.
-        images: those in memory, for the processes.
+        images: those for the processes.
         bar: shows the epochs that are done.
     """
 
-    def __init__(
-        self, run: RunDirectory, prepared: Prepared, executor: _Executor, *, images: Path | None, bar: Bar
-    ) -> None:
+    def __init__(self, run: RunDirectory, prepared: Prepared, executor: _Executor, *, images: Path, bar: Bar) -> None:
         self.run, self.executor, self.images, self.bar = run, executor, images, bar
         self.recipe, self.score = prepared.recipe, prepared.training.task.score
         self.select = self.recipe.search.select

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medarts.config import BatchSettings, NormName, Recipe
-from medarts.data.store import ImageStore, images_for_processes
+from medarts.data.shared import images_for_processes
+from medarts.data.store import ImageStore
 from medarts.engine.device import preserved_process_state
 from medarts.engine.engine import Trial
 from medarts.pool import trainings
@@ -47,7 +48,7 @@ def plan_by_training(recipe: Recipe, *, budget_mb: float | None = None, data: Im
     began = time.perf_counter()
     drawn = Drawing(recipe, ()).first(min(TRIED, numbers[0]), ())
     drawing_seconds = (time.perf_counter() - began) / len(drawn) * sum(numbers)
-    with images_for_processes(data) as images:
+    with images_for_processes(prepared.training.store) as images:
         stages = _stages(recipe, images)
         networks = tuple((each.genotype, each.norm) for each in drawn)
         candidates = _CandidatesAttempt(trainings.recipe_of_candidates(recipe), images, networks)
@@ -83,7 +84,7 @@ class _Stage(NamedTuple):
     supernets: int
 
 
-def _stages(recipe: Recipe, images: Path | None) -> list[_Stage]:
+def _stages(recipe: Recipe, images: Path) -> list[_Stage]:
     variants = list(recipe.search.select.variants) if recipe.search.method == "pool" else []
     found = []
     for number, changes in enumerate(variants):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medarts.config import Recipe, parse
-from medarts.data.store import read_images
+from medarts.data.shared import read_images
 from medarts.engine.changes import changes_on_the_way
 from medarts.engine.directory import RunDirectory, is_begun
 from medarts.errors import RecipeError, RunError
@@ -109,7 +109,7 @@ def recipe_of_retraining(recipe: Recipe, winner: Candidate, number: int) -> Reci
     return recipe.model_copy(update={"seed": (recipe.seed + number - 1) % SEEDS, "train": train})
 
 
-def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: int, images: Path | None) -> Work:
+def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: int, images: Path) -> Work:
     """Returns the training of a candidate up to a rung.
 
     Args:
@@ -117,7 +117,7 @@ def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: i
         recipe: `recipe_of_candidates`.
         candidate: what is trained.
         rung: epochs after which it pauses.
-        images: those in memory, see `medarts.data.store.images_for_processes`.
+        images: see `medarts.data.shared.images_for_processes`.
     """
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"norm": candidate.norm})})
     folder, content = folder_of_candidate(run, candidate.name), recipe.model_dump(mode="json")
@@ -126,7 +126,7 @@ def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: i
 
 
 def retraining(
-    run: RunDirectory, recipe: Recipe, winner: Candidate, genotype: Genotype, number: int, *, images: Path | None
+    run: RunDirectory, recipe: Recipe, winner: Candidate, genotype: Genotype, number: int, *, images: Path
 ) -> Work:
     """Returns a training of the winner, from 1 on; see `training`.
 
@@ -136,7 +136,7 @@ def retraining(
         winner: the best candidate.
         genotype: of the winner, as the search returns it.
         number: of the training.
-        images: those in memory.
+        images: see `training`.
     """
     content = recipe_of_retraining(recipe, winner, number).model_dump(mode="json")
     own = _of_search(run, genotype)
@@ -149,7 +149,7 @@ def _of_search(run: RunDirectory, genotype: Genotype) -> Genotype:
     return replace(genotype, origin=run.path / FILE)
 
 
-def supernet(run: RunDirectory, recipe: Recipe, number: int, *, images: Path | None) -> Work:
+def supernet(run: RunDirectory, recipe: Recipe, number: int, *, images: Path) -> Work:
     """Returns the search of a supernet, from 1 on; see `training`."""
     content = recipe_of_supernet(recipe, number).model_dump(mode="json")
     do = partial(_search, folder_of_supernet(run, number), content, images=images)
@@ -186,9 +186,7 @@ def seconds_of(run: Path, first: int, last: int | None = None) -> float:
     return float(sum(line["seconds"] for line in lines[first:last]))
 
 
-def _train(
-    folder: Path, recipe: Mapping[str, Any], genotype: Genotype, *, rung: int | None, images: Path | None
-) -> None:
+def _train(folder: Path, recipe: Mapping[str, Any], genotype: Genotype, *, rung: int | None, images: Path) -> None:
     """Trains a network up to a rung, or to its end.
 
     It waits while another process, left by a search that was killed, is still saving.
@@ -201,7 +199,7 @@ def _train(
             start_training(parsed, genotype, folder, data=data, pause=rung)
 
 
-def _search(folder: Path, recipe: Mapping[str, Any], *, images: Path | None) -> None:
+def _search(folder: Path, recipe: Mapping[str, Any], *, images: Path) -> None:
     """Searches a supernet, or what is left of it; see `_train`."""
     with lock.held_alone(folder, "search", patience=PATIENCE):
         parsed, data = parse(dict(recipe), origin=f"supernet {folder.name}"), read_images(images)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from medarts.config import BatchSettings, Recipe, apply_overrides, parse
-from medarts.data.store import ImageStore, images_for_processes, read_images
+from medarts.data.shared import images_for_processes, read_images
+from medarts.data.store import ImageStore
 from medarts.engine.device import preserved_process_state
 from medarts.engine.engine import Trial
 from medarts.engine.timing import Span
@@ -222,7 +223,7 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
     if recipe.train.model is None or recipe.budget.limited:
         genotype = untrained_genotype(recipe)
     fitting_seconds = _FITTED * (time.perf_counter() - began) if recipe.budget.limited else 0.0
-    with images_for_processes(data) as images:
+    with images_for_processes(search.store) as images:
         attempts = [*stages_of(recipe, images), TrainingAttempt(recipe, images, genotype)]
         *stages, training = tried(attempts, budget_mb=budget_mb)
     return Plan(
@@ -244,7 +245,7 @@ class Attempt(ABC):
 
     Attributes:
         recipe: what is tried.
-        images: pickled images in memory; None for those of the sources.
+        images: see `medarts.data.shared.images_for_processes`; None lists the sources of the recipe.
     """
 
     recipe: Recipe
@@ -267,7 +268,7 @@ class Attempt(ABC):
 
     @abstractmethod
     def measure(self, data: ImageStore | None) -> Trial:
-        """Returns what it takes, with images in memory if there are any."""
+        """Returns what it takes, with images that are open if there are any."""
 
     def change(self, parts: int) -> str:
         """Returns the change of the user's recipe that splits the batches into that many parts."""
@@ -282,7 +283,7 @@ class Attempt(ABC):
     def __call__(self) -> Trial:
         """Measures it, in the process that this is."""
         keep_freed_memory()  # as the process of the command does
-        return self.measure(read_images(self.images))
+        return self.measure(None if self.images is None else read_images(self.images))
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +381,7 @@ def untrained_genotype(recipe: Recipe) -> Genotype:
     return fit_to_recipe(genotype, recipe).network if recipe.budget.limited else genotype
 
 
-def stages_of(recipe: Recipe, images: Path | None, *, place: str = "search") -> list[StageAttempt]:
+def stages_of(recipe: Recipe, images: Path, *, place: str = "search") -> list[StageAttempt]:
     """Returns the attempts of all stages of the search of a supernet; see `StageAttempt`."""
     return [StageAttempt(recipe, images, stage, place) for stage in range(len(recipe.search.stages))]
 

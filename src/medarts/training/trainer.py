@@ -485,7 +485,7 @@ def prepare_training(
         training=learned,
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),
         initial=initial,
-        parts=() if data is not None else channels_of(manifest.samples[0], context=recipe.data.context),
+        parts=() if store.is_in_memory else channels_of(manifest.samples[0], context=recipe.data.context),
         searched=searched,
     )
 
