@@ -29,7 +29,7 @@ def of_findings(out: Path, *, auxiliary: bool) -> RunDirectory:
 
 
 class InThisProcess:
-    """Stands for `medarts.system.workers.Workers`, and does all work in this process, one after the other."""
+    """Stands for `medarts.system.workers.Processes`, and does all work in this process, one after the other."""
 
     def __init__(self, *, reused: bool = False) -> None:
         self.ended: list[Ended] = []

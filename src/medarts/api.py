@@ -73,6 +73,7 @@ def search(
     changes: Changes = (),
     out: Path | str | None = None,
     jobs: int = 1,
+    cluster: str | None = None,
 ) -> RunDirectory:
     """Searches an architecture on the data of a recipe.
 
@@ -83,6 +84,8 @@ def search(
         changes: changes of the recipe, such as ``"search.arch_lr=1e-3"``.
         out: folder of the run, new or empty. Default: runs/NAME, the name of the recipe file or "search".
         jobs: trainings at a time, for the methods pool and random.
+        cluster: Ray cluster that does them: HOST:PORT of its head, "auto" for the one that this machine is part of, or
+            "local" for a new one on this machine. Default: processes of this machine.
 
     Returns:
         The run; ``load_genotype(run)`` is what it found.
@@ -94,10 +97,11 @@ def search(
     """
     from medarts.pool.search import start
 
+    _check_cluster(cluster)
     given = _given(data)
     chosen = _recipe(recipe, given, changes)
     folder = _folder(out, Path(recipe).stem if isinstance(recipe, str | Path) else "search")
-    return start(chosen, folder, jobs=jobs, data=_store(given))
+    return start(chosen, folder, jobs=jobs, cluster=cluster, data=_store(given))
 
 
 def train(
@@ -110,6 +114,7 @@ def train(
     changes: Changes = (),
     out: Path | str | None = None,
     jobs: int = 1,
+    cluster: str | None = None,
 ) -> RunDirectory:
     """Trains a network from scratch, or fine-tunes a trained one; with ``data.folds`` one for each fold.
 
@@ -126,6 +131,7 @@ def train(
         out: folder of the run, new or empty. Default: runs/NETWORK-DATA. Of folds it may be begun: the same call goes
             on.
         jobs: trainings that run in parallel, for folds.
+        cluster: as in `search`, for folds.
 
     Returns:
         The run; `evaluate` scores it, `load` makes it predict.
@@ -138,6 +144,7 @@ def train(
     from medarts.study.folds import train_folds
     from medarts.training.trainer import start_training
 
+    _check_cluster(cluster)
     changes = _changes(changes)
     if initial is not None:
         if network is not None or init_channel is not None:
@@ -155,8 +162,8 @@ def train(
     domains = "-".join(source.domain for source in chosen.data.sources)
     if chosen.data.is_divided and _store(given) is None:
         folder = _folder(out, f"{architecture.name}-{domains}-{chosen.data.folds}-folds")
-        return train_folds(chosen, architecture, folder, jobs=jobs)
-    _check_one_job(jobs)
+        return train_folds(chosen, architecture, folder, jobs=jobs, cluster=cluster)
+    _check_one_job(jobs, cluster)
     return start_training(chosen, architecture, _folder(out, f"{architecture.name}-{domains}"), data=_store(given))
 
 
@@ -235,7 +242,7 @@ def prune(
     )
 
 
-def noise(run: RunDirectory | Path | str, *, seeds: int = 3, jobs: int = 1) -> "Noise":
+def noise(run: RunDirectory | Path | str, *, seeds: int = 3, jobs: int = 1, cluster: str | None = None) -> "Noise":
     """Trains the network of a run again with other seeds, and says by how much scores differ by chance.
 
     The trainings are in the folder noise/ of the run. The same call goes on where it was stopped; with more seeds it
@@ -245,6 +252,7 @@ def noise(run: RunDirectory | Path | str, *, seeds: int = 3, jobs: int = 1) -> "
         run: a finished training run, from scratch.
         seeds: trainings beside that of the run.
         jobs: trainings that run in parallel.
+        cluster: as in `search`.
 
     Returns:
         Of each metric the spread between seeds and between patients, and the smallest difference that is more than
@@ -256,7 +264,8 @@ def noise(run: RunDirectory | Path | str, *, seeds: int = 3, jobs: int = 1) -> "
     """
     from medarts.study.noise import measure_noise
 
-    return measure_noise(path_of(run), seeds=seeds, jobs=jobs)
+    _check_cluster(cluster)
+    return measure_noise(path_of(run), seeds=seeds, jobs=jobs, cluster=cluster)
 
 
 def resume(
@@ -266,6 +275,7 @@ def resume(
     changes: Changes = (),
     data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
     jobs: int = 1,
+    cluster: str | None = None,
 ) -> RunDirectory:
     """Continues a search or training from its last checkpoint; a finished one is left as it is.
 
@@ -276,6 +286,7 @@ def resume(
             it another experiment is refused.
         data: the images, for a run that was started with images in memory; a finished one needs them only to be longer.
         jobs: trainings at a time, for searches by the methods pool and random, and for folds.
+        cluster: as in `search`, for the same; it need not be that of before, nor any.
 
     Raises:
         RunError: there is no run, another process is working on it, or its data or recipe have changed.
@@ -285,17 +296,18 @@ def resume(
     from medarts.training.trained import is_ensemble
     from medarts.training.trainer import resume_training
 
+    _check_cluster(cluster)
     path, given = path_of(run), _in_memory(data)
     verbs: dict[str, Callable[..., RunDirectory]]
-    verbs = {"search": partial(resume_search, jobs=jobs), "train": resume_training}
+    verbs = {"search": partial(resume_search, jobs=jobs, cluster=cluster), "train": resume_training}
     found = RunDirectory.open(path).facts["kind"] if kind is None else kind
     if found not in verbs:
         raise RunError(f"There is no kind of run {quoted(kind)}.", fix=did_you_mean(str(kind), verbs))
     if found == "train":
         opened = RunDirectory.open(path, kind="train")
         if is_ensemble(opened):
-            return resume_folds(path, _changes(changes), jobs=jobs)
-        _check_one_job(jobs)
+            return resume_folds(path, _changes(changes), jobs=jobs, cluster=cluster)
+        _check_one_job(jobs, cluster)
     return verbs[found](path, _changes(changes), data=given)
 
 
@@ -483,7 +495,12 @@ def compare(
 
 
 def benchmark(
-    study: Study | Path | str, *, changes: Changes = (), out: Path | str | None = None, jobs: int = 1
+    study: Study | Path | str,
+    *,
+    changes: Changes = (),
+    out: Path | str | None = None,
+    jobs: int = 1,
+    cluster: str | None = None,
 ) -> "Comparison":
     """Trains, scores and compares all networks of a study on all of its data sets.
 
@@ -494,12 +511,13 @@ def benchmark(
         changes: changes of it, such as ``"recipe.train.epochs=20"``.
         out: folder of the study; the comparison is in its comparison/. Default: runs/NAME, the name of the file.
         jobs: runs at a time.
+        cluster: as in `search`.
 
     Raises:
         MedartsError: something of the study cannot work; nothing was trained then.
         InterruptedRunError: Ctrl-C; the same call continues.
     """
-    folder = _run_study(study, changes, out, jobs)
+    folder = _run_study(study, changes, out, jobs, cluster)
     return compare(folder)
 
 
@@ -521,7 +539,12 @@ def plan_study(study: Study | Path | str, *, changes: Changes = (), out: Path | 
 
 
 def generalize(
-    study: Study | Path | str, *, changes: Changes = (), out: Path | str | None = None, jobs: int = 1
+    study: Study | Path | str,
+    *,
+    changes: Changes = (),
+    out: Path | str | None = None,
+    jobs: int = 1,
+    cluster: str | None = None,
 ) -> "Generalization":
     """Tests how the networks of a study carry over to its other data sets; trains what is missing first.
 
@@ -530,6 +553,7 @@ def generalize(
         changes: changes of the study.
         out: folder of the study; the result is in its generalization/. Default: runs/NAME, the name of the file.
         jobs: runs at a time.
+        cluster: as in `search`.
 
     Raises:
         MedartsError: see `benchmark`.
@@ -538,7 +562,7 @@ def generalize(
     from medarts.study.generalize import generalize as generalize_study
 
     is_folder = isinstance(study, str | Path) and Path(study).is_dir()
-    folder = Path(study) if is_folder else _run_study(study, changes, out, jobs)  # type: ignore[arg-type]  # no folder
+    folder = Path(study) if is_folder else _run_study(study, changes, out, jobs, cluster)  # type: ignore[arg-type]  # no folder
     found = generalize_study(folder)
     found.write(folder / "generalization")
     write_generalization(found, folder / "generalization")
@@ -921,13 +945,16 @@ def _study(study: Study | Path | str, changes: Iterable[str]) -> Study:
     return study if isinstance(study, Study) else load_study(Path(study), _changes(changes))
 
 
-def _run_study(study: Study | Path | str, changes: Iterable[str], out: Path | str | None, jobs: int) -> Path:
+def _run_study(
+    study: Study | Path | str, changes: Iterable[str], out: Path | str | None, jobs: int, cluster: str | None
+) -> Path:
     """Trains what a study lacks, and returns its folder."""
     from medarts.study.benchmark import benchmark as run_study
 
+    _check_cluster(cluster)
     chosen = _study(study, changes)
     folder = _folder(out, Path(chosen.file).stem)
-    run_study(chosen, folder, jobs=jobs)
+    run_study(chosen, folder, jobs=jobs, cluster=cluster)
     return folder
 
 
@@ -943,10 +970,23 @@ def _figure(figure: Path | str, names: Sequence[Path | str], *, repeats: int) ->
     return Path(figure)
 
 
-def _check_one_job(jobs: int) -> None:
-    """Refuses several jobs where there is one."""
+def _check_one_job(jobs: int, cluster: str | None) -> None:
+    """Refuses several jobs, or a cluster, where there is one job."""
     if jobs != 1:
         raise RecipeError(f"jobs is {jobs}, but a training is one job.", fix="Leave jobs out, or divide data.folds=5.")
+    if cluster is not None:
+        raise RecipeError(
+            "A training is one job, which is not done on a Ray cluster.",
+            fix="Leave cluster out, or divide data.folds=5. For several GPUs use --devices.",
+        )
+
+
+def _check_cluster(cluster: str | None) -> None:
+    """Refuses what is no cluster, before anything else takes time."""
+    if cluster is not None:
+        from medarts.system.cluster import check_address
+
+        check_address(cluster)
 
 
 def _architecture(

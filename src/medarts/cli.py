@@ -61,6 +61,7 @@ Channel = Annotated[int | None, arg(metavar="C", help_behavior_hint="")]
 DataSets = Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...]", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Count = Annotated[int, arg(metavar="N")]
+Cluster = Annotated[str | None, arg(metavar="ADDRESS|local", help_behavior_hint="")]
 Address = Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")]
 Numbers = Annotated[tuple[int, ...], arg(metavar="N [N ...]", help_behavior_hint="")]
 Share = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
@@ -250,6 +251,7 @@ def search(
     *,
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
+    cluster: Cluster = None,
     devices: Count = 1,
     nodes: Count = 1,
     node_rank: Count = 0,
@@ -262,6 +264,8 @@ def search(
         words: The recipe (YAML), then changes to it, such as search.arch_lr=1e-3.
         out: Folder of the run. Default: runs/<name of the recipe>.
         jobs: Trainings that run in parallel, for search.method pool and random.
+        cluster: Ray cluster that does them: HOST:PORT of its head, auto for that of this machine, or local for a new
+            one on it. Default: processes of this machine.
         devices: Processes that share the search of a supernet, on this machine: one for each GPU.
         nodes: Machines that share it. The same command is given on each.
         node_rank: Number of this machine, from 0.
@@ -275,10 +279,10 @@ def search(
     files, changes = split(words)
     if resume is not None:
         _expect(not files and out is None, "medarts search --resume RUN [KEY=VALUE ...]")
-        run = api.resume(resume, kind="search", changes=changes, jobs=jobs)
+        run = api.resume(resume, kind="search", changes=changes, jobs=jobs, cluster=cluster)
     else:
         _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
-        run = api.search(files[0], changes=changes, out=out, jobs=jobs)
+        run = api.search(files[0], changes=changes, out=out, jobs=jobs, cluster=cluster)
     terminal.show_search(run)
     say(str(run.path), whole=True)
     terminal.say_next("train", run.path)
@@ -297,6 +301,7 @@ def train(
     init_channel: Channel = None,
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
+    cluster: Cluster = None,
     devices: Count = 1,
     nodes: Count = 1,
     node_rank: Count = 0,
@@ -320,6 +325,8 @@ def train(
         init_channel: Initial channels C of the network. Default: the genotype's.
         out: Folder of the new run. Default: runs/<network>-<data>.
         jobs: Folds that are trained in parallel.
+        cluster: Ray cluster that does them: HOST:PORT of its head, auto for that of this machine, or local for a new
+            one on it. Default: processes of this machine.
         devices: Processes that share the training, on this machine: one for each GPU.
         nodes: Machines that share it. The same command is given on each.
         node_rank: Number of this machine, from 0.
@@ -335,7 +342,7 @@ def train(
         others = (genotype, model, recipe, from_, init_channel, out)
         alone = not (files or data) and all(other is None for other in others)
         _expect(alone, "medarts train --resume RUN [KEY=VALUE ...]")
-        run = api.resume(resume, kind="train", changes=changes, jobs=jobs)
+        run = api.resume(resume, kind="train", changes=changes, jobs=jobs, cluster=cluster)
     else:
         _expect(
             len(files) <= 1
@@ -357,6 +364,7 @@ def train(
             changes=[*of_model, *changes],
             out=out,
             jobs=jobs,
+            cluster=cluster,
         )
     terminal.show_training(run)
     say(str(run.path), whole=True)
@@ -662,6 +670,7 @@ def benchmark(
     *,
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
+    cluster: Cluster = None,
 ) -> None:
     """Train and compare a list of networks on several data sets with several seeds.
 
@@ -672,12 +681,14 @@ def benchmark(
         changes: Changes to the study, such as recipe.train.epochs=20.
         out: Folder of the benchmark. Default: runs/<name of the recipe>.
         jobs: Trainings that run in parallel.
+        cluster: Ray cluster that does them: HOST:PORT of its head, auto for that of this machine, or local for a new
+            one on it. Default: processes of this machine.
     """
     from medarts import api, terminal
 
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
     folder = out or Path("runs") / recipe.stem
-    found = api.benchmark(recipe, changes=changes, out=folder, jobs=jobs)
+    found = api.benchmark(recipe, changes=changes, out=folder, jobs=jobs, cluster=cluster)
     terminal.show_comparison(found, failures=folder / "failures")
     say(str(folder / "comparison" / PAGE), whole=True)
     sys.exit(1 if found.about["missing"] else 0)
@@ -688,6 +699,7 @@ def noise(
     *,
     seeds: Annotated[int, arg(metavar="N")] = 3,
     jobs: Annotated[int, arg(metavar="N")] = 1,
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
     """Train a run's recipe again with other seeds, and tell which differences between networks are more than chance.
@@ -698,11 +710,13 @@ def noise(
         run: Finished training run.
         seeds: Trainings beside that of the run.
         jobs: Trainings that run in parallel.
+        cluster: Ray cluster that does them: HOST:PORT of its head, auto for that of this machine, or local for a new
+            one on it. Default: processes of this machine.
     """
     from medarts import api, terminal
 
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
-    found = api.noise(run, seeds=seeds, jobs=jobs)
+    found = api.noise(run, seeds=seeds, jobs=jobs, cluster=cluster)
     if as_json:
         print(found.to_json())
     else:
@@ -715,6 +729,7 @@ def generalize(
     *,
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
+    cluster: Cluster = None,
 ) -> None:
     """Test how well networks generalize to other data sets, retrained on them or only tested on them.
 
@@ -726,6 +741,8 @@ def generalize(
         changes: Changes to the study, such as recipe.train.epochs=20.
         out: Folder of the benchmark. Default: runs/<name of the recipe>.
         jobs: Trainings that run in parallel.
+        cluster: Ray cluster that does them: HOST:PORT of its head, auto for that of this machine, or local for a new
+            one on it. Default: processes of this machine.
     """
     from medarts import api, terminal
 
@@ -733,7 +750,7 @@ def generalize(
     if recipe.is_dir():
         _expect(not changes and out is None, "medarts generalize FOLDER, or RECIPE [KEY=VALUE ...] [--out FOLDER]")
     folder = recipe if recipe.is_dir() else out or Path("runs") / recipe.stem
-    found = api.generalize(recipe, changes=changes, out=folder, jobs=jobs)
+    found = api.generalize(recipe, changes=changes, out=folder, jobs=jobs, cluster=cluster)
     terminal.show_generalization(found)
     say(str(folder / "generalization" / PAGE), whole=True)
     sys.exit(1 if found.about["missing"] or found.about["untested"] else 0)

@@ -12,7 +12,7 @@ from medarts.config import Recipe, parse, to_yaml
 from medarts.nas.search import Search
 from medarts.spaces import random_genotype
 from medarts.study.jobs import Job, Layout, work_of
-from medarts.system.workers import Workers
+from medarts.system.workers import Processes
 
 from .conftest import RECIPE
 
@@ -93,7 +93,7 @@ def test_a_search_space_on_the_command_line(recipe, medarts, tmp_path, monkeypat
 
 def test_a_search_space_is_known_to_the_processes_of_a_study(recipe, tmp_path):
     paths = Layout(tmp_path / "study").search("mine")
-    with Workers() as workers:
+    with Processes() as workers:
         workers.start(work_of(Job(paths, recipe, None)))
         ended, latest = [], time.monotonic() + 300
         while not ended and time.monotonic() < latest:

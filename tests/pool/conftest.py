@@ -94,14 +94,14 @@ class Here:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets searches do their trainings in this process."""
-    monkeypatch.setattr("medarts.pool.job.Workers", Here)
+    monkeypatch.setattr("medarts.system.workers.Processes", Here)
 
 
 @pytest.fixture(scope="session")
 def pool(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A whole pool search."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medarts.pool.job.Workers", Here)
+        patch.setattr("medarts.system.workers.Processes", Here)
         return search.start(recipe, tmp_path_factory.mktemp("whole") / "run")
 
 
@@ -109,5 +109,5 @@ def pool(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
 def control(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A whole random search."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medarts.pool.job.Workers", Here)
+        patch.setattr("medarts.system.workers.Processes", Here)
         return search.start(random_of(recipe), tmp_path_factory.mktemp("control") / "run")

@@ -17,7 +17,7 @@ from medarts.pool import candidates, job, search, trainings
 from medarts.pool.candidates import read_candidates
 from medarts.pool.drawing import Drawing
 from medarts.system.process import InterruptedRunError, Interruption
-from medarts.system.workers import Ended, Work
+from medarts.system.workers import Ended, Processes, Work
 
 from .conftest import random_of
 
@@ -107,6 +107,7 @@ def test_several_processes_of_which_one_is_killed_give_the_same(
         show(of)
         begun = list((of.run.path / "candidates").glob("*/checkpoints/last-*"))
         if begun and not killed:
+            assert isinstance(of.executor.workers, Processes)
             victim = of.executor.workers._busy[0].process
             os.kill(victim.pid, signal.SIGKILL)
             killed.append(victim)

@@ -206,7 +206,7 @@ def test_what_is_no_fault_of_a_candidate_ends_the_search(
     with pytest.raises(RunError, match="The disk is full"):
         search.start(random_of(recipe), tmp_path / "run")
     monkeypatch.undo()
-    monkeypatch.setattr("medarts.pool.job.Workers", Here)
+    monkeypatch.setattr("medarts.system.workers.Processes", Here)
     assert search.resume(tmp_path / "run").facts["finished"]
 
 

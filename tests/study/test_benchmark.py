@@ -37,7 +37,7 @@ from medarts.study.jobs import Job, Layout, do, is_finished, work_of
 from medarts.study.networks import parameters_of
 from medarts.study.plan import Plan, Step, prepare
 from medarts.system.process import InterruptedRunError
-from medarts.system.workers import Ended, Work, Workers
+from medarts.system.workers import Ended, Processes, Work
 from medarts.training.trainer import Training, start_training
 
 from ..pool.conftest import Here as InThisProcess
@@ -164,21 +164,21 @@ def test_a_run_that_was_asked_to_stop_before_the_benchmark_stops_it(
         workers.ended.append(Ended(work.name, stopped=True))
 
     monkeypatch.setattr(InThisProcess, "start", stopped)
-    monkeypatch.setattr(module, "Workers", partial(InThisProcess, reused=True))
+    monkeypatch.setattr("medarts.system.workers.Processes", lambda reused: InThisProcess(reused=True))
     with pytest.raises(InterruptedRunError, match=r"2 of its 2 runs are left"):
         benchmark(make([UNET], [{"data": "ct", "seeds": [0, 1]}]), tmp_path / "out")
 
 
 def test_ctrl_c_stops_all_that_is_in_hand(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study, start = make([UNET], [{"data": "ct", "seeds": [0, 1, 2]}], "recipe.train.epochs=100000"), Workers.start
-    started: list[Workers] = []
+    study, start = make([UNET], [{"data": "ct", "seeds": [0, 1, 2]}], "recipe.train.epochs=100000"), Processes.start
+    started: list[Processes] = []
 
-    def and_interrupt(workers: Workers, work: Work) -> None:
+    def and_interrupt(workers: Processes, work: Work) -> None:
         start(workers, work)
         started.append(workers)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Workers, "start", and_interrupt)
+    monkeypatch.setattr(Processes, "start", and_interrupt)
     with pytest.raises(InterruptedRunError, match=r"3 of its 3 runs are left. Continue with the same command"):
         benchmark(study, tmp_path / "out")
     assert len(started) == 1
@@ -193,14 +193,14 @@ def test_what_is_in_hand_is_saved_where_something_goes_wrong(make: Make, tmp_pat
     plan = prepare(study, out)
     (step,) = plan.steps
 
-    def fail(workers: Workers) -> None:
+    def fail(workers: Processes) -> None:
         with workers:
             workers.start(work_of(plan.job(step)))
             while epochs_done(step.paths.run) < 2:
                 workers.wait(0.05)
             raise ZeroDivisionError
 
-    workers = Workers()
+    workers = Processes()
     with pytest.raises(ZeroDivisionError):
         fail(workers)
     assert [worker.process.exitcode for worker in workers._busy] == [0]  # it was not killed
@@ -267,7 +267,7 @@ def test_searches_come_before_what_needs_them(make: Make, tmp_path: Path) -> Non
 def test_a_search_may_choose_by_training(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("medarts.pool.job.Workers", InThisProcess)
+    monkeypatch.setattr("medarts.system.workers.Processes", InThisProcess)
     select = ["method=random", "select.candidates=2", "select.rungs=[1]"]
     entry, out = {"name": "chosen", "searched_on": "ct"}, tmp_path / "out"
     changes = [*(f"recipe.search.{change}" for change in select), "recipe.space.choices.depth=[3]"]

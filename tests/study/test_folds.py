@@ -51,14 +51,14 @@ def folds(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     write_folder_data(root / "data", images=12)
     content = recipe(root / "data", root / "cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medarts.study.trainings.Workers", InThisProcess)
+        patch.setattr("medarts.system.workers.Processes", InThisProcess)
         return library.train(recipe=content, changes="data.folds=2", out=root / "run")
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains in this process: another one takes seconds to begin."""
-    monkeypatch.setattr("medarts.study.trainings.Workers", InThisProcess)
+    monkeypatch.setattr("medarts.system.workers.Processes", InThisProcess)
 
 
 def listed(run: Path) -> dict[str, str]:

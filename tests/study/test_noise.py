@@ -63,7 +63,7 @@ def test_chance_alone_is_rarely_called_a_difference() -> None:
 
 
 def test_a_run_is_trained_again_with_other_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medarts.study.trainings.Workers", InThisProcess)
+    monkeypatch.setattr("medarts.system.workers.Processes", InThisProcess)
     data = write_folder_data(tmp_path / "data", images=16)
     source = {"kind": "folder", "path": str(data), "name": "blobs"}
     recipe = {**SMALL, "data": {"sources": [source], "size": 16}}

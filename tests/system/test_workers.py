@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from medarts.errors import MedartsError, RecipeError
-from medarts.system.workers import Ended, ProcessEndedError, Work, Workers, _Worker
+from medarts.system.workers import Ended, ProcessEndedError, Processes, Work, _Worker
 
 pytestmark = pytest.mark.usefixtures("processes_spawned")
 
@@ -42,7 +42,7 @@ def piece(code: str, tmp_path: Path, file: Path | None = None) -> Work:
     return Work("piece", partial(exec, code, {"file": file}), tmp_path / "logs" / "log")
 
 
-def ends(workers: Workers) -> list[Ended]:
+def ends(workers: Processes) -> list[Ended]:
     """Waits for the work in hand."""
     latest = time.monotonic() + 60
     found: list[Ended] = []
@@ -54,7 +54,7 @@ def ends(workers: Workers) -> list[Ended]:
 def test_a_process_goes_on_with_other_work_until_some_fails(tmp_path: Path) -> None:
     files = [tmp_path / name for name in "abc"]
     codes = [(NOTE_PROCESS, files[0]), (NOTE_PROCESS, files[1]), (FAIL, None), (KILL_ITSELF, None)]
-    with Workers(reused=True) as workers:
+    with Processes(reused=True) as workers:
         found = []
         for code, file in (*codes, (NOTE_PROCESS, files[2])):
             workers.start(piece(code, tmp_path, file))
@@ -71,7 +71,7 @@ def test_a_process_goes_on_with_other_work_until_some_fails(tmp_path: Path) -> N
 
 def test_work_that_is_stopped_can_go_on(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    with Workers() as workers:
+    with Processes() as workers:
         workers.start(piece(WAIT_FOR_STOP, tmp_path, begun))
         while not begun.exists():
             assert workers.wait(0.01) == []
@@ -81,7 +81,7 @@ def test_work_that_is_stopped_can_go_on(tmp_path: Path) -> None:
 
 def test_a_log_that_has_no_room_is_named_and_no_end_of_the_process(tmp_path: Path) -> None:
     """A search by training drops candidates whose process ends."""
-    with Workers() as workers:
+    with Processes() as workers:
         workers.start(replace(piece("import sys; print('epoch 1', file=sys.stderr)", tmp_path), log=Path("/dev/full")))
         (ended,) = ends(workers)
     assert type(ended.error) is MedartsError
@@ -91,7 +91,7 @@ def test_a_log_that_has_no_room_is_named_and_no_end_of_the_process(tmp_path: Pat
 def test_work_that_a_scheduler_stops_can_go_on(tmp_path: Path) -> None:
     """It asks all processes of a job, in any order; this one is the first. It may be at a job, or before it."""
     begun = [tmp_path / "job", tmp_path / "before"]
-    with Workers() as workers:
+    with Processes() as workers:
         for code, file in zip((WAIT_FOR_STOP, "import time; file.touch(); time.sleep(60)"), begun, strict=True):
             workers.start(piece(code, tmp_path, file))
         while not all(file.exists() for file in begun):

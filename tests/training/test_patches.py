@@ -142,7 +142,7 @@ def test_a_network_of_neighbouring_slices(tmp_path: Path) -> None:
 
 def test_folds_of_patches_of_classes_that_overlap_in_mm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels of 1.0 x 0.7 mm are brought to 0.8: scores, masks and overlays are at the size of the files."""
-    monkeypatch.setattr("medarts.study.trainings.Workers", InThisProcess)
+    monkeypatch.setattr("medarts.system.workers.Processes", InThisProcess)
     folder = volumes(tmp_path / "set", files=1)
     affine = np.diag([-0.7, -1, 3, 1])
     for number in range(6):

@@ -5,8 +5,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
-from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split
+from medarts.config import (
+    DataSettings,
+    FindingSourceSettings,
+    MaskSourceSettings,
+    Recipe,
+    SourceSettings,
+    Split,
+    parse,
+)
 from medarts.config.data import BACKGROUND, IGNORE, IGNORED, are_unnamed
 from medarts.data.contents import file_named, tables_in
 from medarts.data.examination import first_of
@@ -198,6 +207,20 @@ def open_manifest(
                 fix=advice(settings.sources[0], split, manifest.samples),
             )
     return manifest
+
+
+def fingerprint_of_sources(recipe: Mapping[str, Any]) -> str:
+    """Returns fingerprints of all data sets of a recipe, each by itself, as another host would have to find them.
+
+    Args:
+        recipe: its values, as JSON has them.
+
+    Raises:
+        DataError: a data set cannot be listed.
+    """
+    data = parse(dict(recipe), origin="recipe").data
+    about: dict[str, Any] = {"findings": data.findings, "classes": data.class_names, "partly": True}
+    return " ".join(open_sources([source], **about).fingerprint() for source in data.sources)
 
 
 def _check_folds(settings: DataSettings, needs: tuple[Split, ...], *, in_memory: bool) -> None:

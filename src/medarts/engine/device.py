@@ -4,16 +4,20 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 
-from medarts.config import ComputeSettings
+from medarts.config import ComputeSettings, Recipe
+from medarts.data.opening import fingerprint_of_sources
 from medarts.engine.tensorboard import require_tensorboard
 from medarts.errors import RecipeError
 from medarts.system.memory import peak_resident_mb
 from medarts.system.place import place
 from medarts.system.ranks import Ranks, current
+from medarts.system.workers import Needs
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -63,6 +67,21 @@ def device_of(settings: ComputeSettings) -> str:
     if not available[device]:
         raise RecipeError(f"compute.device '{device}' is not found here.", fix="Use compute.device=auto.")
     return device
+
+
+def needs_of(recipe: Recipe, folder: Path) -> Needs:
+    """Returns what a host of a cluster must have for runs by a recipe.
+
+    Args:
+        recipe: whose ``compute.threads`` are given, as results depend on them.
+        folder: below which all files are written.
+
+    Raises:
+        RecipeError: the device is not there.
+    """
+    compute = recipe.compute
+    same = partial(fingerprint_of_sources, recipe.model_dump(mode="json"))
+    return Needs(folder, compute.threads, int(device_of(compute) == "cuda"), compute.timeout, same)
 
 
 def joined_for(settings: ComputeSettings) -> AbstractContextManager[Ranks]:

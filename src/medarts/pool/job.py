@@ -16,7 +16,9 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from medarts.config import Recipe
 from medarts.data.shared import images_for_processes
 from medarts.data.store import ImageStore
 from medarts.engine.changes import changed_recipe, check_places, go_on, with_its_threads
-from medarts.engine.device import environment, preserved_process_state
+from medarts.engine.device import environment, needs_of, preserved_process_state
 from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.engine.following import Followed, Follower
 from medarts.errors import DivergedError, GenotypeError, MedartsError, RecipeError, RunError
@@ -42,7 +44,7 @@ from medarts.system.files import exists
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.place import refuse_several
 from medarts.system.process import InterruptedRunError, Interruption, interruption
-from medarts.system.workers import Ended, ProcessEndedError, Work, Workers
+from medarts.system.workers import Ended, ProcessEndedError, Work, Workers, open_workers
 
 POLL = 1.0
 """Seconds between two looks at the journals."""
@@ -57,6 +59,7 @@ def start_by_training(
     out: Path,
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     data: ImageStore | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> RunDirectory:
@@ -67,6 +70,7 @@ def start_by_training(
             share of the threads of this process.
         out: folder of the run, new or empty.
         jobs: trainings at once, from 1 on.
+        cluster: address of the cluster that trains them. Default: processes of this machine.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
         facts: more for run.json.
 
@@ -76,6 +80,7 @@ def start_by_training(
         InterruptedRunError: it was asked to stop; it can be resumed.
     """
     refuse_several("A search by training")
+    _check_cluster(cluster, data)
     threads = recipe.compute.threads or max(1, torch.get_num_threads() // jobs)
     recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"threads": threads})})
     with RunDirectory.reserved(out, "search"):
@@ -92,7 +97,7 @@ def start_by_training(
             **(facts or {}),
         )
         try:
-            _do(run, prepared, jobs=jobs)
+            _do(run, prepared, jobs=jobs, cluster=cluster)
         except InterruptedRunError:
             raise
         except MedartsError:
@@ -104,7 +109,12 @@ def start_by_training(
 
 @preserved_process_state()
 def resume_by_training(
-    path: Path, changes: Iterable[str] = (), *, jobs: int = 1, data: ImageStore | None = None
+    path: Path,
+    changes: Iterable[str] = (),
+    *,
+    jobs: int = 1,
+    cluster: str | None = None,
+    data: ImageStore | None = None,
 ) -> RunDirectory:
     """Goes on with a search by training; a finished one is left as it is.
 
@@ -112,6 +122,7 @@ def resume_by_training(
         path: its folder.
         changes: changes of its recipe as key.path=value: paths, the note, the device, threads.
         jobs: trainings at once.
+        cluster: address of the cluster that trains them.
         data: the images of a search that was started with ``data``.
 
     Raises:
@@ -120,6 +131,7 @@ def resume_by_training(
         MedartsError: see `start_by_training`.
     """
     refuse_several("A search by training")
+    _check_cluster(cluster, data)
     run = RunDirectory.open(path, kind="search")
     with run.at_work("search"):
         recipe, changed = changed_recipe(run, changes)
@@ -132,23 +144,32 @@ def resume_by_training(
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
         ways = prepared.training.store.ways
         go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now, ways=ways)
-        _do(run, prepared, jobs=jobs)
+        _do(run, prepared, jobs=jobs, cluster=cluster)
     return run
 
 
-def _do(run: RunDirectory, prepared: Prepared, *, jobs: int) -> None:
+def _do(run: RunDirectory, prepared: Prepared, *, jobs: int, cluster: str | None) -> None:
     """Does what is left of a search."""
     done, epochs = _epochs_done(run), planned_epochs(prepared.recipe)
     if 0 < done < epochs:
         inform(f"search resumes after {done:,} of about {counted(epochs, 'epoch')}.")
     with (
-        images_for_processes(prepared.training.store) as images,
+        # Other hosts do not see a temporary file of this one: they list the images themselves.
+        nullcontext() if cluster else images_for_processes(prepared.training.store) as images,
         interruption() as stop,
         progress_bar("search", epochs, done=min(done, epochs), is_told=False) as bar,
-        Workers(reused=True) as workers,
+        open_workers(cluster, partial(needs_of, prepared.recipe, run.path), jobs=jobs, reused=True) as workers,
     ):
         _Search(run, prepared, _Executor(workers, stop, jobs), images=images, bar=bar).run_to_end()
     run.finish()
+
+
+def _check_cluster(cluster: str | None, data: ImageStore | None) -> None:
+    """Refuses images in memory, which other hosts do not have."""
+    if cluster is not None and data is not None:
+        raise RecipeError(
+            "Images in memory are not on the hosts of a cluster.", fix="Save them in a folder (see from_arrays)."
+        )
 
 
 def _epochs_done(run: RunDirectory) -> int:
@@ -231,7 +252,9 @@ class _Search:
         bar: shows the epochs that are done.
     """
 
-    def __init__(self, run: RunDirectory, prepared: Prepared, executor: _Executor, *, images: Path, bar: Bar) -> None:
+    def __init__(
+        self, run: RunDirectory, prepared: Prepared, executor: _Executor, *, images: Path | None, bar: Bar
+    ) -> None:
         self.run, self.executor, self.images, self.bar = run, executor, images, bar
         self.recipe, self.score = prepared.recipe, prepared.training.task.score
         self.select = self.recipe.search.select

@@ -26,7 +26,9 @@ DIVIDED = "divided"
 """Fact of a search whose recipe divides the images into folds, of which it has the first."""
 
 
-def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None = None) -> RunDirectory:
+def start(
+    recipe: Recipe, out: Path, *, jobs: int = 1, cluster: str | None = None, data: ImageStore | None = None
+) -> RunDirectory:
     """Searches a genotype by the method of a recipe, in a new run directory.
 
     Args:
@@ -34,10 +36,11 @@ def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None =
             and a training of what was found is of all folds again.
         out: folder of the run, new or empty.
         jobs: trainings at once, for the methods pool and random.
+        cluster: address of the cluster that trains them, for the same methods. Default: processes of this machine.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
 
     Raises:
-        RecipeError: there are several jobs, but the method is one training.
+        RecipeError: there are several jobs, or a cluster, but the method is one training.
         MedartsError: see `start_search` and `start_by_training`.
     """
     facts = {DIVIDED: True} if recipe.data.is_divided else {}
@@ -47,10 +50,10 @@ def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None =
             "folds are tested on. Keep a final test set in a folder of its own."
         )
     recipe = _of_first_fold(recipe)
-    if _is_of_supernet(recipe, jobs):
+    if _is_of_supernet(recipe, jobs, cluster):
         about: Any = {"deliver": within_budget, "price": prices, "check": check_budget}
         return start_search(recipe, out, data=data, facts=facts, **about)
-    return start_by_training(recipe, out, jobs=jobs, data=data, facts=facts)
+    return start_by_training(recipe, out, jobs=jobs, cluster=cluster, data=data, facts=facts)
 
 
 def recipe_after(searched: RunDirectory) -> Recipe:
@@ -70,21 +73,29 @@ def _of_first_fold(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.of_fold(1)}) if recipe.data.is_divided else recipe
 
 
-def resume(path: Path, changes: Iterable[str] = (), *, jobs: int = 1, data: ImageStore | None = None) -> RunDirectory:
+def resume(
+    path: Path,
+    changes: Iterable[str] = (),
+    *,
+    jobs: int = 1,
+    cluster: str | None = None,
+    data: ImageStore | None = None,
+) -> RunDirectory:
     """Goes on with a search; a finished one is left as it is, unless it is of a supernet and to be longer.
 
     Args:
         path: its folder.
         changes: changes of its recipe as key.path=value; see `medarts.engine.changes` for those that are possible.
         jobs: trainings at once, for the methods pool and random.
+        cluster: address of the cluster that trains them, for the same methods.
         data: the images of a search that was started with ``data``.
 
     Raises:
         MedartsError: see `resume_search` and `resume_by_training`.
     """
-    if _is_of_supernet(RunDirectory.open(path, kind="search").recipe_file(), jobs):
+    if _is_of_supernet(RunDirectory.open(path, kind="search").recipe_file(), jobs, cluster):
         return resume_search(path, changes, data=data, deliver=within_budget, price=prices)
-    return resume_by_training(path, changes, jobs=jobs, data=data)
+    return resume_by_training(path, changes, jobs=jobs, cluster=cluster, data=data)
 
 
 def check(recipe: Recipe) -> None:
@@ -126,13 +137,18 @@ def epochs_of(recipe: Recipe) -> int:
     return planned_epochs(recipe)
 
 
-def _is_of_supernet(recipe: Recipe, jobs: int) -> bool:
-    """Whether a search is of a supernet, which several jobs cannot share."""
+def _is_of_supernet(recipe: Recipe, jobs: int, cluster: str | None = None) -> bool:
+    """Whether a search is of a supernet, which several jobs cannot share, nor a cluster."""
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
     is_one = recipe.search.method == "supernet"
     if is_one and jobs > 1:
         raise RecipeError(
             f"jobs is {jobs}, but the search of a supernet is one training.",
             fix="Leave jobs out (--jobs on the command line), or use search.method=pool or random.",
+        )
+    if is_one and cluster is not None:
+        raise RecipeError(
+            "The search of a supernet is one training, which is not done on a Ray cluster.",
+            fix="Leave cluster out, or use search.method=pool or random. For several GPUs use --devices.",
         )
     return is_one

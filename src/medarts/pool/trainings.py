@@ -109,7 +109,7 @@ def recipe_of_retraining(recipe: Recipe, winner: Candidate, number: int) -> Reci
     return recipe.model_copy(update={"seed": (recipe.seed + number - 1) % SEEDS, "train": train})
 
 
-def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: int, images: Path) -> Work:
+def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: int, images: Path | None) -> Work:
     """Returns the training of a candidate up to a rung.
 
     Args:
@@ -126,7 +126,7 @@ def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: i
 
 
 def retraining(
-    run: RunDirectory, recipe: Recipe, winner: Candidate, genotype: Genotype, number: int, *, images: Path
+    run: RunDirectory, recipe: Recipe, winner: Candidate, genotype: Genotype, number: int, *, images: Path | None
 ) -> Work:
     """Returns a training of the winner, from 1 on; see `training`.
 
@@ -149,7 +149,7 @@ def _of_search(run: RunDirectory, genotype: Genotype) -> Genotype:
     return replace(genotype, origin=run.path / FILE)
 
 
-def supernet(run: RunDirectory, recipe: Recipe, number: int, *, images: Path) -> Work:
+def supernet(run: RunDirectory, recipe: Recipe, number: int, *, images: Path | None) -> Work:
     """Returns the search of a supernet, from 1 on; see `training`."""
     content = recipe_of_supernet(recipe, number).model_dump(mode="json")
     do = partial(_search, folder_of_supernet(run, number), content, images=images)
@@ -186,23 +186,28 @@ def seconds_of(run: Path, first: int, last: int | None = None) -> float:
     return float(sum(line["seconds"] for line in lines[first:last]))
 
 
-def _train(folder: Path, recipe: Mapping[str, Any], genotype: Genotype, *, rung: int | None, images: Path) -> None:
+def _train(
+    folder: Path, recipe: Mapping[str, Any], genotype: Genotype, *, rung: int | None, images: Path | None
+) -> None:
     """Trains a network up to a rung, or to its end.
 
     It waits while another process, left by a search that was killed, is still saving.
     """
     with lock.held_alone(folder, "search", patience=PATIENCE):
-        parsed, data = parse(dict(recipe), origin=folder.name), read_images(images)
+        parsed, data = parse(dict(recipe), origin=folder.name), None if images is None else read_images(images)
         if is_begun(folder):
             resume_training(folder, changes_on_the_way(RunDirectory(folder), parsed), data=data, pause=rung)
         else:
             start_training(parsed, genotype, folder, data=data, pause=rung)
 
 
-def _search(folder: Path, recipe: Mapping[str, Any], *, images: Path) -> None:
+def _search(folder: Path, recipe: Mapping[str, Any], *, images: Path | None) -> None:
     """Searches a supernet, or what is left of it; see `_train`."""
     with lock.held_alone(folder, "search", patience=PATIENCE):
-        parsed, data = parse(dict(recipe), origin=f"supernet {folder.name}"), read_images(images)
+        parsed, data = (
+            parse(dict(recipe), origin=f"supernet {folder.name}"),
+            None if images is None else read_images(images),
+        )
         if is_begun(folder):
             resume_search(folder, changes_on_the_way(RunDirectory(folder), parsed), data=data, price=prices)
         else:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from medarts.comparison.candidates import Candidate, Group, Missing
 from medarts.config.study import Study, load_study
+from medarts.engine.device import needs_of
 from medarts.engine.directory import RunDirectory, epochs_done, is_begun
 from medarts.engine.following import Followed, Follower
 from medarts.errors import MedartsError, RecipeError, RunError
@@ -19,13 +22,13 @@ from medarts.system import lock
 from medarts.system.console import Bar, counted, inform, progress_bar
 from medarts.system.files import make_folder, read_whole, remove_empty, write_whole
 from medarts.system.process import InterruptedRunError, Interruption, interruption
-from medarts.system.workers import Ended, Workers
+from medarts.system.workers import Ended, Needs, Workers, open_workers
 
 POLL = 1.0
 """Seconds between two looks at the journals."""
 
 
-def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
+def benchmark(study: Study, out: Path, *, jobs: int = 1, cluster: str | None = None) -> None:
     """Trains and scores every network of a study on every group of data sets with every seed; see `available_runs`.
 
     Each run has a process of its own. Finished runs are kept, stopped or killed ones continue, failed ones are tried
@@ -35,20 +38,27 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
         study: the study.
         out: its folder, new or of an earlier call.
         jobs: runs at once.
+        cluster: address of the cluster that does them. Default: processes of this machine.
 
     Raises:
-        MedartsError: see ``prepare``; nothing was trained then.
+        MedartsError: see ``prepare``; nothing was trained then. Or the cluster cannot be used, or is lost.
         RunError: another process is at work in the folder.
         InterruptedRunError: it was asked to stop; all running work is saved.
     """
     if jobs < 1:
         raise RecipeError(f"jobs is {jobs}.", fix="Use 1 or more.")
     with _alone_in(out):
-        plan = prepare(with_threads(study, Layout(out).study, jobs=jobs), out)
+        study = with_threads(study, Layout(out).study, jobs=jobs)
+        plan = prepare(study, out)
         for name, reason in plan.damaged.items():
             inform(f"{name} is left out: {reason}")
         total = sum(step.epochs for step in plan.steps)
-        with interruption() as stop, progress_bar(out.name, total, is_told=False) as bar, Workers() as workers:
+        is_left = any(not step.is_finished for step in plan.steps)
+        with (
+            interruption() as stop,
+            progress_bar(out.name, total, is_told=False) as bar,
+            open_workers(cluster if is_left else None, partial(_needs, plan, study, out), jobs=jobs) as workers,
+        ):
             _Runs(plan, workers, bar).do(stop, at_once=jobs)
         left = sum(not step.is_finished for step in plan.steps)
         if stop.requested and left:
@@ -56,6 +66,13 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
                 f"Stopped; {out} is saved, {left} of its {len(plan.steps)} runs are left.",
                 fix="Continue with the same command.",
             )
+
+
+def _needs(plan: Plan, study: Study, out: Path) -> Needs:
+    """Returns what the most demanding run of a study needs of a host of a cluster."""
+    each = [needs_of(step.recipe, out) for step in plan.steps]
+    most = {name: max(getattr(needs, name) for needs in each) for name in ("cpus", "gpus", "patience")}
+    return replace(needs_of(study.recipe, out), **most)
 
 
 def available_runs(out: Path) -> dict[str, Group]:

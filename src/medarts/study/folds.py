@@ -58,7 +58,9 @@ _BESIDE = ("folds", "logs", "failures")
 
 
 @preserved_process_state()
-def train_folds(recipe: Recipe, architecture: Architecture, out: Path, *, jobs: int = 1) -> RunDirectory:
+def train_folds(
+    recipe: Recipe, architecture: Architecture, out: Path, *, jobs: int = 1, cluster: str | None = None
+) -> RunDirectory:
     """Trains a network for every fold of the data, and makes one of them; the same call goes on where it was stopped.
 
     Args:
@@ -66,6 +68,7 @@ def train_folds(recipe: Recipe, architecture: Architecture, out: Path, *, jobs: 
         architecture: what is trained.
         out: folder of the run, new, empty, or of the same trainings.
         jobs: trainings that run in parallel.
+        cluster: address of the cluster that trains them. Default: processes of this machine.
 
     Raises:
         MedartsError: recipe, network, data, device or folder do not fit; nothing was trained then.
@@ -80,25 +83,26 @@ def train_folds(recipe: Recipe, architecture: Architecture, out: Path, *, jobs: 
         )
     if is_begun(out):
         _check_same(RunDirectory.open(out, kind="train"), recipe, architecture)
-        return resume_folds(out, jobs=jobs)
-    recipe = that_trains(with_shared_threads(recipe, jobs), architecture)
+        return resume_folds(out, jobs=jobs, cluster=cluster)
+    recipe = that_trains(with_shared_threads(recipe, jobs, cluster), architecture)
     with RunDirectory.reserved(out, "train", beside=_BESIDE):
         searched = images_of_search(architecture)
         manifest = open_manifest(recipe.data, needs=("test",))
         _check(recipe, architecture, manifest)
         run = _create(with_findings(recipe, manifest), architecture, out, manifest, searched=searched)
-        _train(run, jobs)
+        _train(run, jobs, cluster)
     return run
 
 
 @preserved_process_state()
-def resume_folds(path: Path, changes: Iterable[str] = (), *, jobs: int = 1) -> RunDirectory:
+def resume_folds(path: Path, changes: Iterable[str] = (), *, jobs: int = 1, cluster: str | None = None) -> RunDirectory:
     """Goes on with the trainings of all folds, or takes over what has been trained on since.
 
     Args:
         path: folder of the run.
         changes: changes of its recipe, as of any training that is resumed.
         jobs: trainings that run in parallel.
+        cluster: address of the cluster that trains them.
 
     Raises:
         RunError, MedartsError: see `train_folds`; or the data have changed.
@@ -115,7 +119,7 @@ def resume_folds(path: Path, changes: Iterable[str] = (), *, jobs: int = 1) -> R
         now = environment(make_fabric(recipe.compute), recipe.compute)
         ways = ways_of_reading(manifest, overlap=recipe.data.overlap)
         go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now, ways=ways)
-        _train(run, jobs)
+        _train(run, jobs, cluster)
     return run
 
 
@@ -180,7 +184,7 @@ def _changes(fold: Path, recipe: Recipe) -> tuple[str, ...]:
     return (*changes_on_the_way(run, recipe), *longer)
 
 
-def _train(run: RunDirectory, jobs: int) -> None:
+def _train(run: RunDirectory, jobs: int, cluster: str | None) -> None:
     """Trains what is left of the folds, and makes one network of theirs."""
     recipe, architecture = run.recipe, architecture_of(run)
     assert isinstance(architecture, Ensemble)
@@ -196,7 +200,7 @@ def _train(run: RunDirectory, jobs: int) -> None:
         )
         of_fold = _of_fold(recipe, fold)
         works.append(Job(paths, of_fold, architecture.base, changes=_changes(paths.run, of_fold)))
-    train_all(works, title=str(run.path), at_once=jobs, command=command)
+    train_all(works, folder=run.path, title=str(run.path), at_once=jobs, command=command, cluster=cluster)
     folds = [RunDirectory.open(job.paths.run, kind="train") for job in works]
     if not (run.facts["finished"] and _is_up_to_date(run)):
         _join(run, folds)

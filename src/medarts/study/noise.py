@@ -104,13 +104,14 @@ class Noise:
 
 
 @preserved_process_state()
-def measure_noise(path: Path, *, seeds: int = 3, jobs: int = 1) -> Noise:
+def measure_noise(path: Path, *, seeds: int = 3, jobs: int = 1, cluster: str | None = None) -> Noise:
     """Trains the network of a run again with other seeds, and says how much scores differ; the same call goes on.
 
     Args:
         path: a finished training run, from scratch.
         seeds: trainings beside that of the run, with the seeds after its own.
         jobs: trainings that run in parallel.
+        cluster: address of the cluster that trains them. Default: processes of this machine.
 
     Raises:
         RunError: the run has not finished, or is not a training from scratch; or a training failed.
@@ -121,12 +122,12 @@ def measure_noise(path: Path, *, seeds: int = 3, jobs: int = 1) -> Noise:
     if not 1 <= seeds <= MOST_SEEDS:
         raise RecipeError(f"seeds is {seeds}.", fix=f"Use 1 to {MOST_SEEDS}.")
     run = RunDirectory.open(path, kind="train")
-    works = _jobs(run, seeds, jobs)
+    works = _jobs(run, seeds, jobs, cluster)
     with run.at_work("noise"):
         _check_scores(run)
         title = f"noise of {run.path}"
         command = f"medarts noise {shlex.quote(str(run.path))} --seeds {seeds}"
-        train_all(works, title=title, at_once=jobs, command=command)
+        train_all(works, folder=run.path / "noise", title=title, at_once=jobs, command=command, cluster=cluster)
         runs = [run, *(RunDirectory.open(job.paths.run, kind="train") for job in works)]
         tables = {each.recipe.seed: current_scores(each, "test") for each in runs}
         evaluation = run.recipe.evaluation
@@ -218,7 +219,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _jobs(run: RunDirectory, seeds: int, jobs: int) -> Sequence[Job]:
+def _jobs(run: RunDirectory, seeds: int, jobs: int, cluster: str | None) -> Sequence[Job]:
     facts, architecture = run.facts, architecture_of(run)
     if not facts["finished"]:
         raise RunError(
@@ -232,7 +233,7 @@ def _jobs(run: RunDirectory, seeds: int, jobs: int) -> Sequence[Job]:
         )
     if any(source.is_in_memory for source in run.recipe.data.sources):
         raise RunError(f"The images of {run.path} were in memory.", fix="Train it on folders, and measure that run.")
-    recipe = with_shared_threads(run.recipe, jobs)
+    recipe = with_shared_threads(run.recipe, jobs, cluster)
     works, folder = [], run.path / "noise"
     for number in range(1, seeds + 1):
         name = f"seed-{number}"

@@ -1,10 +1,13 @@
 """Trainings of one recipe that differ in one thing, such as fold or seed: each in a process, several at once."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 
 from medarts.config import Recipe
+from medarts.engine.device import needs_of
 from medarts.engine.directory import epochs_done
 from medarts.engine.following import Followed, Follower
 from medarts.errors import RecipeError, RunError
@@ -12,25 +15,30 @@ from medarts.study.jobs import Job, is_finished, work_of
 from medarts.system.console import counted, inform, progress_bar
 from medarts.system.files import read_whole, write_whole
 from medarts.system.process import InterruptedRunError, interruption
-from medarts.system.workers import Ended, Workers
+from medarts.system.workers import Ended, open_workers
 
 POLL = 1.0
 """Seconds between two looks at the journals."""
 
 
-def train_all(jobs: Sequence[Job], *, title: str, at_once: int, command: str) -> None:
+def train_all(
+    jobs: Sequence[Job], *, folder: Path, title: str, at_once: int, command: str, cluster: str | None = None
+) -> None:
     """Trains and scores networks, each in a process of its own; finished ones are left as they are.
 
     A failure is recorded, and the others go on.
 
     Args:
         jobs: the trainings.
+        folder: below which their runs are.
         title: of all of them together.
         at_once: trainings that run in parallel, at least 1.
         command: goes on with what is left.
+        cluster: address of the cluster that trains them. Default: processes of this machine.
 
     Raises:
         InterruptedRunError: it was asked to stop; all is saved.
+        MedartsError: the cluster cannot be used.
         RunError: some have failed.
     """
     total = sum(job.recipe.train.epochs for job in jobs)
@@ -40,10 +48,11 @@ def train_all(jobs: Sequence[Job], *, title: str, at_once: int, command: str) ->
         inform(f"{title} resumes after {min(done, total):,} of {counted(total, 'epoch')}.")
     follower = Follower(Followed(job.paths.name, job.paths.run, job.recipe.train.epochs) for job in waiting)
     running: dict[str, Job] = {}
+    needs = partial(needs_of, jobs[0].recipe, folder)
     with (
         interruption() as stop,
         progress_bar(title, total, done=min(done, total), is_told=False) as bar,
-        Workers(reused=True) as workers,
+        open_workers(cluster if waiting else None, needs, jobs=at_once, reused=True) as workers,
     ):
         while True:
             if stop.requested:
@@ -93,12 +102,13 @@ def check_jobs(jobs: int) -> None:
         raise RecipeError(f"jobs is {jobs}.", fix="Use 1 or more.")
 
 
-def with_shared_threads(recipe: Recipe, jobs: int) -> Recipe:
+def with_shared_threads(recipe: Recipe, jobs: int, cluster: str | None) -> Recipe:
     """Returns a recipe with the threads of each of several trainings at a time, where it does not give them.
 
-    The last digits of results depend on them, so they are part of the recipe of a run.
+    The last digits of results depend on them, so they are part of the recipe of a run. On a cluster they are always
+    given, as its hosts would choose for themselves.
     """
-    if recipe.compute.threads or jobs == 1:
+    if recipe.compute.threads or (jobs == 1 and cluster is None):
         return recipe
     cores = torch.get_num_threads()
     threads = max(1, cores // jobs)

@@ -23,6 +23,10 @@ FILES = frozenset({LOCK, OWNER, f"{UNFINISHED}{OWNER}"})
 """What is in a folder while it is held, and after its holder was killed."""
 
 
+class HeldError(RunError):
+    """Another process is at work on a folder."""
+
+
 @contextmanager
 def held(folder: Path, work: str, *, patience: float = 0.0) -> Iterator[None]:
     """Keeps all other processes and threads that hold the folder too out of it; may be nested.
@@ -33,7 +37,8 @@ def held(folder: Path, work: str, *, patience: float = 0.0) -> Iterator[None]:
         patience: seconds to wait for another holder.
 
     Raises:
-        RunError: another process holds it, or it cannot be written.
+        HeldError: another process holds it.
+        RunError: it cannot be written.
     """
     place = folder.resolve()
     if not place.is_dir():  # or it would be made
@@ -69,7 +74,8 @@ def held_alone(folder: Path, work: str, *, patience: float) -> Iterator[None]:
         patience: seconds to wait for another holder, such as one whose parent was killed and that is still saving.
 
     Raises:
-        RunError: another process holds it, or it cannot be written.
+        HeldError: another process holds it.
+        RunError: it cannot be written.
     """
     made = make_folder(folder)
     try:
@@ -84,15 +90,15 @@ def _owner(work: str) -> dict[str, str | int]:
     return {"work": work, "pid": os.getpid(), "host": platform.node(), "since": since}
 
 
-def _is_held(folder: Path) -> RunError:
+def _is_held(folder: Path) -> HeldError:
     """Returns the error of a folder that is held, with what is known of its holder."""
     try:
         owner = json.loads(read_whole(folder / OWNER))
         pid, host, since, work = (printable(str(owner[key])) for key in ("pid", "host", "since", "work"))
     except (OSError, RunError, ValueError, KeyError, TypeError):  # it has not written it yet
-        return RunError(f"Another process is at work on {folder}.", fix="Wait for it to end, or stop it.")
+        return HeldError(f"Another process is at work on {folder}.", fix="Wait for it to end, or stop it.")
     problem = f"Another process is at work on {folder}: {work}, process {pid} on {host}, since {since}."
     if host == platform.node():
-        return RunError(problem, fix="Wait for it to end, or stop it.")
+        return HeldError(problem, fix="Wait for it to end, or stop it.")
     fix = f"Wait for it to end, or stop it on {host}. If it is gone, wait until the file server ends its lock."
-    return RunError(problem, fix=fix)
+    return HeldError(problem, fix=fix)

@@ -1,4 +1,8 @@
-"""Work in other processes, several at once: each has a log, can be stopped, and takes no other with it."""
+"""Work in other processes, several at once: each has a log, can be stopped, and takes no other with it.
+
+The processes are those of this machine, `Processes`, or tasks on a Ray cluster, see `medarts.system.cluster`. Whoever
+has work to do opens `Workers` by `open_workers` and does not know which.
+"""
 
 import multiprocessing
 import os
@@ -14,6 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from medarts.errors import MedartsError, of_system
 from medarts.system.files import make_folder, writing
@@ -33,7 +38,8 @@ from medarts.system.process import (
 PATIENCE = 60.0
 """Seconds that a process waits for others that are still saving what they do."""
 
-_HELD = (signal.SIGINT, signal.SIGTERM)
+HELD = (signal.SIGINT, signal.SIGTERM)
+"""Signals that are held back from a process until it can take them."""
 
 
 class ProcessEndedError(MedartsError):
@@ -70,12 +76,73 @@ class Ended:
     stopped: bool = False
 
 
-class Workers:
-    """Processes that do work; a context that, when left, stops those still at work and waits for them.
+@dataclass(frozen=True)
+class Needs:
+    """What a host of a cluster must have for a piece of work.
+
+    Attributes:
+        folder: below which all files are written; every host sees it at this path.
+        cpus: threads of the work, at least 1.
+        gpus: GPUs of it, 0 or 1.
+        patience: seconds to wait for a host that does not answer, or for one that can do the work.
+        same: can be pickled; returns what must be the same on every host, such as a fingerprint of the images.
+    """
+
+    folder: Path
+    cpus: int
+    gpus: int
+    patience: float
+    same: Callable[[], str]
+
+
+class Workers(Protocol):
+    """Does work, several at once; a context that, when left, stops what is still at work and waits for it."""
+
+    def __enter__(self) -> "Workers": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+    def start(self, work: Work) -> None:
+        """Starts some work."""
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Waits until some work ends, but not for longer, and returns what has ended.
+
+        Raises:
+            MedartsError: no more work can be done, as where a cluster is lost; nothing is at work any more.
+        """
+
+    def ask_to_stop(self) -> None:
+        """Asks all work to save what it has and end."""
+
+
+def open_workers(cluster: str | None, needs: Callable[[], Needs], *, jobs: int, reused: bool = False) -> Workers:
+    """Returns what does work here, or on a cluster.
 
     Args:
+        cluster: address of a Ray cluster, see `medarts.system.cluster`. Default: processes of this machine.
+        needs: returns what hosts of a cluster must have.
+        jobs: pieces of work at once.
         reused: whether a process goes on with other work, which saves the seconds that its imports take. Its peak
-            memory is then that of all its work. One in which work has failed is not used again.
+            memory is then that of all its work.
+
+    Raises:
+        MedartsError: Ray is not installed, or ``cluster`` is no address.
+    """
+    if cluster is None:
+        return Processes(reused=reused)
+    from medarts.system.cluster import RayWorkers
+
+    return RayWorkers(cluster, needs(), jobs=jobs, reused=reused)
+
+
+class Processes:
+    """`Workers` that are processes of this machine.
+
+    Args:
+        reused: see `open_workers`. A process in which work has failed is not used again.
     """
 
     def __init__(self, *, reused: bool = False) -> None:
@@ -84,7 +151,7 @@ class Workers:
         self._idle: list[_Worker] = []
         self._asked = False
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -129,7 +196,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.answers, other = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_serve, args=(extensions(), other))
-        with held_back(*_HELD):
+        with held_back(*HELD):
             self.process.start()
         other.close()  # the last one open is that of the process, whose end is seen by it
         self.work: Work | None = None
@@ -185,7 +252,7 @@ def _serve(modules: tuple[str, ...], answers: Connection) -> None:
     if sys.platform != "win32":
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of a scheduler
         os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))  # it saves, and stops
     keep_freed_memory()
     import_extensions(modules)
@@ -196,7 +263,7 @@ def _serve(modules: tuple[str, ...], answers: Connection) -> None:
             return
         answer: MedartsError | None = None
         try:
-            _write_into(log)
+            write_into(log)
             with interrupted_by_schedulers():
                 unpickled(pickled)()
         except MedartsError as error:
@@ -209,7 +276,7 @@ def _serve(modules: tuple[str, ...], answers: Connection) -> None:
             answers.send(answer)
 
 
-def _write_into(log: Path) -> None:
+def write_into(log: Path) -> None:
     """Sends what this process prints to the end of a file."""
     make_folder(log.parent)
     with writing(log), log.open("a", encoding="utf-8") as file:
