@@ -136,13 +136,17 @@ def user_cache(monkeypatch: pytest.MonkeyPatch, new_folder: Callable[[str], Path
     return home / "medarts"
 
 
+THREADS, SET_THREADS = torch.get_num_threads, torch.set_num_threads
+"""Of torch itself, whatever a test has in their place."""
+
+
 @pytest.fixture(autouse=True)
 def threads_kept() -> Iterator[None]:
     """Holds that nothing changes the threads of the process, which would change the tests after it."""
-    before = torch.get_num_threads()
+    before = THREADS()
     yield
-    after = torch.get_num_threads()
-    torch.set_num_threads(before)
+    after = THREADS()
+    SET_THREADS(before)
     assert after == before
 
 
