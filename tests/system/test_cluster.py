@@ -35,6 +35,12 @@ from medarts.system.workers import Ended, Needs, ProcessEndedError, Work, Worker
 
 ray = pytest.importorskip("ray")
 
+pytestmark = pytest.mark.usefixtures("processes_spawned")  # Ray's threads and forks can wait for each other without end
+
+starts_ray = pytest.mark.skipif(
+    os.environ.get("MEDARTS_TEST_RAY") != "1", reason="it starts Ray, which takes minutes; MEDARTS_TEST_RAY=1 runs it"
+)
+
 CODE = """
 import os, signal, sys, time
 from medarts.errors import RecipeError
@@ -160,6 +166,7 @@ def ends(workers: Workers, number: int) -> dict[str, Ended]:
 # --- work ---------------------------------------------------------------------------------------------------------
 
 
+@starts_ray
 def test_work_ends_as_in_processes_and_goes_on_after_its_worker_was_killed(
     tmp_path: Path, head: tuple[str, Node], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +193,7 @@ def test_work_ends_as_in_processes_and_goes_on_after_its_worker_was_killed(
     assert not list(tmp_path.glob(".cluster-*"))
 
 
+@starts_ray
 def test_work_that_is_stopped_is_saved_and_what_waits_is_not_begun(tmp_path: Path, head: tuple[str, Node]) -> None:
     names = ["a", "b", "waits"]
     with RayWorkers(head[0], needs(tmp_path), jobs=2, reused=False) as workers:
@@ -201,6 +209,7 @@ def test_work_that_is_stopped_is_saved_and_what_waits_is_not_begun(tmp_path: Pat
     assert not (tmp_path / "waits").exists()
 
 
+@starts_ray
 @pytest.mark.parametrize(
     ("what", "says"),
     [
@@ -295,6 +304,7 @@ def killing(folder: Path, kill: Callable[[], None]) -> threading.Thread:
     return thread
 
 
+@starts_ray
 def test_a_benchmark_of_which_a_worker_is_killed_equals_that_of_local_jobs(
     study: Study, local: Path, tmp_path: Path, head: tuple[str, Node], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -317,6 +327,7 @@ def test_a_benchmark_of_which_a_worker_is_killed_equals_that_of_local_jobs(
     assert not (out / "failures").exists()
 
 
+@starts_ray
 def test_a_search_by_training_on_a_ray_of_its_own_equals_that_of_local_jobs(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +354,7 @@ def test_fingerprints_are_of_the_content_of_every_data_set(recipe: dict[str, Any
 # --- a cluster that is lost -------------------------------------------------------------------------------------------
 
 
+@starts_ray
 def test_the_head_is_killed(tmp_path: Path, head: tuple[str, Node]) -> None:
     """The last test of the cluster that all have. Work that is at it then is saved."""
     begun = time.monotonic()
@@ -427,6 +439,7 @@ def hosts() -> Iterator[tuple[str, str]]:
             ip("netns", "delete", name)
 
 
+@starts_ray
 def test_the_link_to_another_host_is_cut_in_the_middle_of_a_benchmark(
     hosts: tuple[str, str], recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
