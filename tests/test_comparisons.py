@@ -58,7 +58,7 @@ def study(small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     drawn = SimpleNamespace(like="unet", names=("wide", "gone"), searched_on=None, is_several=True, train=())
     own = SimpleNamespace(like=None, names=("unet",), searched_on=None, is_several=False, train=())
     settings = SimpleNamespace(
-        reference="wide", names=("unet", "wide", "gone"), note="", networks=(own, drawn), recipe=recipe
+        reference="wide", names=("unet", "wide", "gone"), note="", networks=(own, drawn), methods={}, recipe=recipe
     )
     monkeypatch.setattr(comparing, "available_runs", lambda _: groups)
     monkeypatch.setattr(comparing, "load_study", lambda *_, **__: settings)
