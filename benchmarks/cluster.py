@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--tasks", type=int, default=4, help="of each worker")
     parser.add_argument("--sleep", type=float, default=1.0, help="seconds of a task")
-    parser.add_argument("--trainings", type=int, default=0, help="measure so many trainings instead")
+    parser.add_argument("--trainings", type=int, default=0, help="measure this number of trainings instead")
     parser.add_argument("--epochs", type=int, default=20, help="of a training")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()

@@ -221,7 +221,7 @@ class _Filling:
             raise problem
 
     def note(self, images: int) -> None:
-        """Notes that so many images are written, once they are safely on the disk."""
+        """Notes the number of images written, once they are safely on the disk."""
         files = {name: writer.finish() for name, writer in self._writers.items()}
         line = {"images": images, "files": files, "found": self._new.to_json()}
         self._notes.write(json.dumps(line, default=lambda scalar: scalar.item()) + "\n")

@@ -240,7 +240,7 @@ class _Reader:
     """A process that reads images.
 
     Args:
-        start: what it is told first: rules, settings, and the pixels of images that it leaves to this process.
+        start: its first message: rules, settings, and the pixels of images that it leaves to this process.
     """
 
     def __init__(self, start: tuple[Any, ...]) -> None:

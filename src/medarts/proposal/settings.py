@@ -34,7 +34,7 @@ _CANDIDATE_STEPS = 600
 """Steps of the whole training of a candidate: in docs/table.md half as many told candidates apart."""
 
 _CANDIDATES = 24
-"""Random ones. Some of them as neighbours of the best instead gained nothing (docs/results.md)."""
+"""Random ones. Neighbours of the best in place of some gained nothing (docs/results.md)."""
 
 _SHORT = 0.5
 """Times the usual number of epochs below which there are half as many candidates, compared once before their end."""

@@ -286,13 +286,13 @@ class _Broker:
         for thread in (self._hear, self._watch_hosts):
             threading.Thread(target=thread, daemon=True).start()
         self._send(("ready",))
-        told, self.heard, self.able = 0.0, time.monotonic(), time.monotonic()  # looking at hosts has taken its time
+        reported, self.heard, self.able = 0.0, time.monotonic(), time.monotonic()  # looking at hosts has taken its time
         while self.leaving is None or (self.tasks and time.monotonic() - self.leaving < PATIENCE):
             with suppress(queue.Empty):
                 act, about = self.events.get(timeout=_TURN)
                 act(*about)
-            if time.monotonic() - told > _TURN:
-                told = time.monotonic()
+            if time.monotonic() - reported > _TURN:
+                reported = time.monotonic()
                 self._send(("alive",))
                 self._check_cluster()
 

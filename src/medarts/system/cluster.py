@@ -1,6 +1,6 @@
 """Work as tasks on a Ray cluster: retried where a worker dies, stopped as processes of this machine are.
 
-    this process        starts work and is told how it ended (`RayWorkers`)
+    this process        starts work and learns how it ended (`RayWorkers`)
     broker.py           a process beside it that speaks to Ray: a driver of Ray is ended with its cluster
     tasks.py            what runs in the processes of Ray, on any host
 
@@ -57,7 +57,7 @@ def check_address(address: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the process that speaks to Ray is told at its start.
+    """What the process that speaks to Ray gets at its start.
 
     Attributes:
         address: of the cluster.

@@ -165,7 +165,7 @@ def _rare(
         named: of the images.
         fields: of the folders that tell images apart.
         known: of the images that have a mask so far.
-        by: affixes of these images and masks, whose files are told already.
+        by: affixes of these images and masks, whose files are recognised already.
     """
     found: Series = {}
     for file in files:
@@ -173,7 +173,7 @@ def _rare(
             continue
         for affix in _affixes(file.stem):
             core = _core(file, affix, fields)
-            variant = any(affix.text.startswith(told.text) for told in by if told.behind)  # such as _mask_old
+            variant = any(affix.text.startswith(other.text) for other in by if other.behind)  # such as _mask_old
             if core is not None and core in named and not affix.is_number and not variant:
                 found.setdefault(affix, set()).add(core)
     return {affix: cores for affix, cores in found.items() if len(cores) > 1}
