@@ -19,6 +19,8 @@ from medarts.engine.engine import Job
 from medarts.errors import MedartsError
 from medarts.nas.search import Search, prepare_search, start_search
 from medarts.spaces.genotype import load_genotype
+from medarts.system.joining import joined
+from medarts.system.process import Interruption
 from medarts.system.ranks import current
 from medarts.system.watch import Watch
 from medarts.tasks import SegmentationTask
@@ -105,6 +107,19 @@ def do_faulty(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
         start_search(parsed, out)
     else:
         start_training(parsed, parsed.train.model, out)
+
+
+def do_stuck(rank: int) -> None:
+    """Process 1 is stuck before what the first process does for all; process 2 waits for that, process 0 for a sum."""
+    with joined("cpu", patience=3) as ranks:
+        ranks.add(torch.ones(2))
+        ranks.note("the sum" if rank != 1 else "before the sum", fix="Start again.", request=Interruption())
+        if rank == 1:
+            time.sleep(60)
+        ranks.first(lambda: rank)
+        if rank == 0:
+            ranks.add(torch.ones(2))
+        ranks.first(lambda: time.sleep(60))
 
 
 def train_again(recipe: dict[str, Any], out: Path, rank: int) -> None:

@@ -9,12 +9,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tests.steps_of_ranks import do_all, do_faulty, in_processes, steps, train_again
+from tests.steps_of_ranks import do_all, do_faulty, do_stuck, in_processes, steps, train_again
 
 from medarts import cli
 from medarts.config import Recipe, apply_overrides, parse, to_yaml
@@ -198,7 +197,7 @@ def test_processes_of_different_jobs_are_refused_and_can_do_another_one(small, t
 def test_processes_count_what_they_do_together_alike():
     """By that the one that is behind is named, whichever of them has worked while others waited."""
     store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # public, whatever its module exports
-    watches = [SimpleNamespace(count=0) for _ in range(3)]
+    watches = [watch.Watch(Place(rank, 3, rank, 3), store, patience=60) for rank in range(3)]
 
     def at_work(rank: int) -> list[int]:
         several = Several(Place(rank, 3, rank, 3), store, watches[rank])
@@ -206,7 +205,18 @@ def test_processes_count_what_they_do_together_alike():
 
     with ThreadPoolExecutor(3) as threads:
         assert list(threads.map(at_work, range(3))) == [[0, rank, 0] for rank in range(3)]
-    assert [watch.count for watch in watches] == [3, 3, 3]
+    assert [each._now().position for each in watches] == [(0, 6)] * 3
+
+
+def test_of_three_processes_the_one_that_is_stuck_is_named(tmp_path):
+    """Process 0 has not to wait where process 2 has: they wait for process 1 in different places."""
+    processes = in_processes(3, do_stuck, errors=tmp_path)
+    for process in processes:
+        process.join(60)
+    said = (tmp_path / "0.txt").read_text()
+    assert [process.exitcode for process in processes] == [1, 1, 1], said
+    assert re.search(rf"Process 1 on {re.escape(platform.node())} is stuck at before the sum, while others wait", said)
+    assert said.count("Process ") == 1, said
 
 
 def test_a_batch_has_an_image_for_every_process():

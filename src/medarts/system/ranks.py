@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,7 @@ from medarts.errors import MedartsError
 from medarts.system.memory import is_out_of_memory
 from medarts.system.place import Place
 from medarts.system.process import Interruption
-
-if TYPE_CHECKING:
-    from medarts.system.watch import Watch
+from medarts.system.watch import ALL, Mark, Watch
 
 Answer = TypeVar("Answer")
 
@@ -128,7 +126,7 @@ class Several(Ranks):
         form: makes them a group of PyTorch again, by a name that is new; None where that is not possible.
     """
 
-    def __init__(self, place: Place, store: Any, watch: "Watch", form: Callable[[str], None] | None = None) -> None:
+    def __init__(self, place: Place, store: Any, watch: Watch, form: Callable[[str], None] | None = None) -> None:
         self.place = place
         self.can_regroup = form is not None
         self._store = store
@@ -139,9 +137,12 @@ class Several(Ranks):
 
     def add(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over the processes."""
-        self._watch.count += 1
-        with self._watched():
+        with self._watch.together("a sum"), self._waiting(ALL):
+            before = _mark(tensor)
             torch.distributed.all_reduce(tensor)
+            after = _mark(tensor)
+            if before is not None and after is not None:
+                self._watch.follow(before, after)
 
     def total(self, value: float) -> float:
         """Returns the sum of a number, and notes whether some process was asked to stop."""
@@ -160,8 +161,9 @@ class Several(Ranks):
         self._store.set(self._short, b"")
         torch.distributed.destroy_process_group()
         self._regrouped += 1
-        self._form(f"group/{self._regrouped}")
-        self._watch.count = max(self.gathered(self._watch.count))  # one was not as far as the others
+        self._watch.regroup()
+        with self._watch.together("forming the group again"), self._waiting(ALL):
+            self._form(f"group/{self._regrouped}")
 
     @property
     def _short(self) -> str:
@@ -177,31 +179,30 @@ class Several(Ranks):
     def gathered(self, value: Answer) -> list[Answer]:
         """Returns the value of every process."""
         values: list[Any] = [None] * self.size
-        self._watch.count += 1
-        with self._watched():
+        with self._watch.together("an exchange"), self._waiting(ALL):
             torch.distributed.all_gather_object(values, value)
         return values
 
     def first(self, work: Callable[[], Answer]) -> Answer:
         """Has the first process do some work, however long it takes."""
-        self._watch.count += 1
         key = self._next("first")
-        if not self.is_first:
-            return pickle.loads(self._awaited(key))  # type: ignore[no-any-return]
-        answer = work()
-        self._store.set(key, pickle.dumps(answer))
+        with self._watch.together("work of the first process"):
+            if not self.is_first:
+                return pickle.loads(self._awaited(key, of=0))  # type: ignore[no-any-return]
+            answer = work()
+            self._store.set(key, pickle.dumps(answer))
         return answer
 
     def in_turn(self, work: Callable[[], Answer]) -> Answer:
         """Does some work, the first process of every host before the others, and waits for all."""
-        self._watch.count += 1
         key = self._next(f"turn/{self.place.leader}")
-        if self.place.local_rank:
-            self._awaited(key)
-        answer = work()
-        if not self.place.local_rank:
-            self._store.set(key, b"")
-        self._meet()
+        with self._watch.together("work in turn"):
+            if self.place.local_rank:
+                self._awaited(key, of=self.place.leader)
+            answer = work()
+            if not self.place.local_rank:
+                self._store.set(key, b"")
+            self._meet()
         return answer
 
     def note(self, where: str, *, fix: str, request: Interruption) -> None:
@@ -237,17 +238,17 @@ class Several(Ranks):
     def _meet(self) -> None:
         """Waits until all processes have come here, however long that takes."""
         key = self._next("meeting")
-        self._store.set(f"{key}/{self.rank}", b"")
-        for rank in range(self.size):
-            self._awaited(f"{key}/{rank}")
+        if self._store.add(f"{key}/come", 1) == self.size:
+            self._store.set(key, b"")
+        self._awaited(key, of=ALL)
 
     def _next(self, name: str) -> str:
         self._number += 1
         return f"{name}/{self._number}"
 
-    def _awaited(self, key: str) -> bytes:
-        """Returns what another process has left; that it may never come is the matter of the watch."""
-        with self._watched():
+    def _awaited(self, key: str, *, of: int) -> bytes:
+        """Returns what a process has left, or all have; that it may never come is the matter of the watch."""
+        with self._waiting(of):
             pause = 0.001
             while not self._store.check([key]):
                 time.sleep(pause)
@@ -256,15 +257,26 @@ class Several(Ranks):
         return value
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:  # of a connection that has ended, or of a wait that has
-            if is_out_of_memory(error):
-                raise
-            if self._store.check([self._short]):
-                raise ShortOfMemoryError("memory ran out in another process") from None
-            self._watch.lost(error)
+    def _waiting(self, rank: int) -> Iterator[None]:
+        """Waits for a process, or for all, in what they do together."""
+        with self._watch.waiting(rank):
+            try:
+                yield
+            except RuntimeError as error:  # of a connection that has ended, or of a wait that has
+                if is_out_of_memory(error):
+                    raise
+                if self._store.check([self._short]):
+                    raise ShortOfMemoryError("memory ran out in another process") from None
+                self._watch.lost(error)
+
+
+def _mark(tensor: Tensor) -> Mark | None:
+    """Returns the point that the GPU of a tensor comes to with what it was given so far; None where there is no GPU."""
+    if not tensor.is_cuda:
+        return None
+    mark = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    mark.record(torch.cuda.current_stream(tensor.device))
+    return mark
 
 
 class _Process:

@@ -1,9 +1,10 @@
 """Notices a process of a job that is gone, stopped or stuck, and ends all the others with one message that names it.
 
-Every process has a thread that leaves a sign of life in a store and looks for those of the others. A process whose sign
-is old is lost; one that was killed is noticed sooner, as its connections end. Whoever notices writes down the fault,
-once for all; the first process that is not at fault tells it, and every process ends. It ends from this thread: its
-main thread may be waiting for the lost one where nothing can interrupt it.
+Every process has a thread that leaves a sign of life in a store, under one key, with what it does and how far it is.
+The first process reads the signs of all, the others that of the first alone. A process whose sign is old is lost; one
+that was killed is noticed sooner, as its connections end; one for which others wait is behind them. Whoever notices
+writes down the fault, once for all; the first process that is not at fault tells it, and every process ends. It ends
+from this thread: its main thread may be waiting for the lost one where nothing can interrupt it.
 
 A process that is at work for long, as with measuring, gives its signs of life all the same.
 """
@@ -14,9 +15,12 @@ import platform
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 
@@ -27,10 +31,78 @@ from medarts.system.place import Place
 INTERVAL = 0.5
 """Seconds between two signs of life."""
 
+_LATE = 4 * INTERVAL
+"""Seconds without a sign of life after which a process may have been stopped."""
+
 _ROLL_CALL = 10.0
 """Seconds within which every process that is there answers; many times the interval, as machines may be busy."""
 
 FAULT, TOLD, _ROLL = "fault", "told", "roll"
+
+ALL = -1
+"""Stands for all processes, where the rank of one could be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a process does together with the others, or has done last.
+
+    Attributes:
+        group: how often the processes have formed their group again.
+        at: orders what they do together in a group: 2 n - 1 within the n-th thing, 2 n behind it.
+        what: it is, as "a sum".
+        where: how far the process is in its job.
+        waits: the rank for which it waits, or `ALL`; None while it works itself.
+    """
+
+    group: int = 0
+    at: int = 0
+    what: str = "its start"
+    where: str = "its start"
+    waits: int | None = None
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """How far the process is; in order."""
+        return self.group, self.at
+
+
+class Mark(Protocol):
+    """A point in the work of a GPU, as an event of CUDA is."""
+
+    def query(self) -> bool:
+        """Whether the GPU has come to it."""
+
+
+def behind(steps: Mapping[int, Step]) -> list[int]:
+    """Returns the processes for which others wait, directly or not, and which wait for none; of equal ones all.
+
+    Args:
+        steps: of processes, by rank.
+    """
+    waited: dict[int, tuple[int, int]] = {}  # for whom -> the furthest position at which one waits
+    for step in steps.values():
+        if step.waits is not None:
+            waited[step.waits] = max(step.position, waited.get(step.waits, step.position))
+    start = (0, 0)
+    missed = {
+        rank: step.position
+        for rank, step in steps.items()
+        if step.position < max(waited.get(ALL, start), waited.get(rank, start))
+    }
+    last = min(missed.values(), default=start)
+    return sorted(rank for rank, position in missed.items() if position == last)
+
+
+def astray(steps: Mapping[int, Step]) -> list[int]:
+    """Returns the processes that do something else than most; of as many against as many the first process is right.
+
+    Args:
+        steps: of all processes, by rank.
+    """
+    doings = Counter((step.what, step.where) for _, step in sorted(steps.items()))
+    ((usual, _),) = doings.most_common(1)  # of equal counts the one that was met first
+    return sorted(rank for rank, step in steps.items() if (step.what, step.where) != usual)
 
 
 class Watch(threading.Thread):
@@ -44,17 +116,58 @@ class Watch(threading.Thread):
     Attributes:
         where: how far this process is.
         fix: what to do if one is lost.
-        count: what it has begun together with the others: it is behind where its number is smaller than theirs.
     """
 
     def __init__(self, place: Place, store: Any, *, patience: float) -> None:
         super().__init__(daemon=True, name="medarts watch")
         self.place, self.store, self.patience = place, store, patience
-        self.where, self.fix, self.count = "its start", "Start it again.", 0
+        self.where, self.fix = "its start", "Start it again."
         self._ended, self._leaving = threading.Event(), threading.Lock()
-        self._signs: dict[int, tuple[bytes, float]] = {}
-        self._beats, self._answered = 0, time.monotonic()
+        self._step, self._marks = Step(), deque[tuple[Step, Mark]]()
+        self._count = self._beats = 0
+        self._answered = time.monotonic()
+        self._seen: dict[int, _Sign] = {}
         store.set(f"host/{place.rank}", platform.node())
+
+    @contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """Notes that this process does something that all do, in the same order."""
+        self._count += 1
+        self._step = Step(self._step.group, 2 * self._count - 1, what, self.where)
+        try:
+            yield
+        finally:
+            self._step = replace(self._step, at=2 * self._count, waits=None)
+
+    @contextmanager
+    def waiting(self, waits: int) -> Iterator[None]:
+        """Notes that it waits for a rank, or for `ALL`, within that."""
+        before, self._step = self._step, replace(self._step, waits=waits)
+        try:
+            yield
+        finally:
+            self._step = before
+
+    def follow(self, before: Mark, after: Mark) -> None:
+        """Notes what its GPU still has to do where this process itself does not wait.
+
+        Args:
+            before: the point at which the GPU begins with what all do.
+            after: and at which it has done that.
+        """
+        self._marks.append((replace(self._step, at=self._step.at - 1, waits=None), before))
+        self._marks.append((self._step, after))
+
+    def regroup(self) -> None:
+        """Notes that all form their group again, whatever each has done in the old one."""
+        self._count = 0
+        self._step = Step(self._step.group + 1, 0, self._step.what, self.where)
+
+    def _now(self) -> Step:
+        """Returns what this process does, or its GPU, if that is not as far."""
+        while self._marks and _is_reached(self._marks[0][1]):
+            self._marks.popleft()
+        return self._marks[0][0] if self._marks else replace(self._step, where=self.where)
 
     def run(self) -> None:
         """Gives and looks for signs of life until it is ended."""
@@ -90,11 +203,16 @@ class Watch(threading.Thread):
                 self._let_others_leave()
 
     def lost(self, error: RuntimeError) -> NoReturn:
-        """Finds out who is missing when processes could not go on together, and ends this one."""
+        """Finds out who is missing when processes could not go on together, and ends this one.
+
+        All run into the error; the first that does calls the roll.
+        """
         try:
-            if not self.store.check([FAULT]):
-                self.store.set(_ROLL, b"")
+            own = str(self.place.rank)
+            if self.store.compare_set(_ROLL, "", own).decode() == own and not self.store.check([FAULT]):
                 self._note(self._missing(error))
+            while not self.store.check([FAULT]):  # should who calls it be lost, the watch ends this wait
+                time.sleep(INTERVAL)
             fault = json.loads(self.store.get(FAULT))
         except RuntimeError:
             fault = None
@@ -133,49 +251,95 @@ class Watch(threading.Thread):
 
     def _let_others_leave(self) -> None:
         """Waits a while for the others, as the store may end with this process: they would miss that instead."""
-        until, others = time.monotonic() + _ROLL_CALL, range(1, self.place.size)
-        while time.monotonic() < until and not all(self.store.check([_done(rank)]) for rank in others):
+        until, others = time.monotonic() + _ROLL_CALL, [_done(rank) for rank in range(1, self.place.size)]
+        while time.monotonic() < until and not self.store.check(others):
             time.sleep(INTERVAL / 5)
 
     def _look(self) -> None:
         rank, now = self.place.rank, time.monotonic()
         self._beats += 1
-        self.store.set(_beat_of(rank), f"{self._beats} {self.count} {self.where}")
-        if self.store.check([_ROLL]):
-            self.store.set(f"here/{rank}", f"{self.count} {self.where}")
+        step = self._now()
+        self.store.set(_beat_of(rank), json.dumps({"beat": self._beats, **asdict(step)}))
         if self.store.check([FAULT]):
             self._leave(json.loads(self.store.get(FAULT)))
-        for other in range(self.place.size):
-            if other == rank:
-                continue
-            sign = self.store.get(_beat_of(other)) if self.store.check([_beat_of(other)]) else b""
-            seen, since = self._signs.get(other, (None, now))
-            if sign != seen:
-                self._signs[other] = sign, now
-            elif now - since > self.patience:
-                text = self._named(other, f"has not answered for {self.patience:.0f} s, since {_where(sign)}")
+        # Each looking at all would be as many questions to the store as there are processes, squared.
+        watched = [other for other in range(self.place.size) if other != rank] if rank == 0 else [0]
+        for other, (beat, its) in self._signs(watched).items():
+            seen = self._seen.get(other)
+            alive = now if seen is None or seen.beat != beat else seen.alive
+            self._seen[other] = _Sign(beat, its, alive, now if seen is None or seen.step != its else seen.still)
+            if now - alive > self.patience:
+                text = self._named(other, f"has not answered for {self.patience:.0f} s, since {its.where}")
                 self._note({"text": text, "fix": self.fix, "gone": [other]})
+        if rank == 0:
+            seen = self._seen.get(0)
+            self._seen[0] = _Sign(self._beats, step, now, now if seen is None or seen.step != step else seen.still)
+            still = {other: sign.step for other, sign in self._seen.items() if now - sign.still > self.patience}
+            # One that was stopped goes on with nothing either; it is soon lost, which says more.
+            answer = all(now - sign.alive < _LATE for sign in self._seen.values())
+            if answer and (behind(still) or self._all_wait(still)):
+                self._note(self._stuck(still) or self._nobody("none of them goes on"))
+
+    def _signs(self, ranks: Collection[int]) -> dict[int, tuple[int, Step]]:
+        """Returns the last sign of life of processes: its number, 0 for none yet, and their step."""
+        keys = {rank: _beat_of(rank) for rank in ranks}
+        if not self.store.check([*keys.values()]):  # to get one that is not there would wait for it
+            keys = {rank: key for rank, key in keys.items() if self.store.check([key])}
+        read = dict(zip(keys, self.store.multi_get([*keys.values()]) if keys else [], strict=True))
+        signs = {}
+        for rank in ranks:
+            fields = json.loads(read[rank]) if rank in read else {"beat": 0}
+            signs[rank] = fields.pop("beat"), Step(**fields)
+        return signs
 
     def _missing(self, error: RuntimeError) -> dict[str, Any]:
-        """Returns the fault, once every process has had the time to say that it is there."""
+        """Returns the fault, once every process has had the time to give another sign of life."""
         until, others = time.monotonic() + _ROLL_CALL, set(range(self.place.size)) - {self.place.rank}
-        while time.monotonic() < until and not all(self.store.check([f"here/{rank}"]) for rank in others):
-            if self.store.check([FAULT]):
-                break
+        before = self._signs(others)
+        steps, gone = {self.place.rank: self._now()}, set(others)
+        while gone and time.monotonic() < until and not self.store.check([FAULT]):
             time.sleep(INTERVAL / 2)
-        gone = [rank for rank in sorted(others) if not self.store.check([f"here/{rank}"])]
+            for rank, (beat, step) in self._signs(gone).items():
+                if beat != before[rank][0]:
+                    steps[rank] = step
+                    gone.discard(rank)
         if gone:
-            sign = self.store.get(_beat_of(gone[0])) if self.store.check([_beat_of(gone[0])]) else b""
-            texts = [self._named(gone[0], f"has ended or stopped, at {_where(sign)}")]
-            texts += [self._named(rank, "as well") for rank in gone[1:]]
-            return {"text": "; ".join(texts), "fix": self.fix, "gone": gone}
-        counts = {rank: self.store.get(f"here/{rank}").decode().split(" ", 1) for rank in others}
-        behind = min(others, key=lambda rank: int(counts[rank][0]))
-        if int(counts[behind][0]) < self.count:
-            text = self._named(behind, f"is stuck at {counts[behind][1]}, while others wait for it at {self.where}")
-            return {"text": text, "fix": self.fix, "gone": [behind]}
+            where = before[min(gone)][1].where
+            return self._fault(gone, f"has ended or stopped, at {where}")
         reason = " ".join(str(error).split())[:200]
+        return self._stuck(steps) or self._nobody(reason)
+
+    def _stuck(self, steps: Mapping[int, Step]) -> dict[str, Any] | None:
+        """Returns the fault of one that is behind, or does something else than others; None where none is to be seen.
+
+        Args:
+            steps: of those that do not go on.
+        """
+        ranks = behind(steps)
+        if ranks:
+            step = steps[ranks[0]]
+            waiting = max((each for each in steps.values() if each.waits is not None), key=lambda each: each.position)
+            what = f"is stuck at {step.where}, while others wait for it in {waiting.what} at {waiting.where}"
+            return self._fault(ranks, what)
+        ranks = astray(steps) if self._all_wait(steps) else []
+        if ranks:
+            step, other = steps[ranks[0]], next(each for rank, each in sorted(steps.items()) if rank not in ranks)
+            what = f"waits in {step.what} at {step.where}, while others wait in {other.what} at {other.where}"
+            return self._fault(ranks, what)
+        return None
+
+    def _all_wait(self, steps: Mapping[int, Step]) -> bool:
+        """Whether all processes are among these, and wait for all."""
+        return len(steps) == self.place.size and all(step.waits == ALL for step in steps.values())
+
+    def _nobody(self, reason: str) -> dict[str, Any]:
+        """Returns the fault where it is not known whose it is."""
         return {"text": f"The processes have lost their connection ({reason})", "fix": self.fix, "gone": []}
+
+    def _fault(self, ranks: Iterable[int], what: str) -> dict[str, Any]:
+        first, *more = sorted(ranks)
+        texts = [self._named(first, what), *(self._named(rank, "as well") for rank in more)]
+        return {"text": "; ".join(texts), "fix": self.fix, "gone": [first, *more]}
 
     def _named(self, rank: int, what: str) -> str:
         host = self.store.get(f"host/{rank}").decode() if self.store.check([f"host/{rank}"]) else "an unknown host"
@@ -228,9 +392,28 @@ def _beat_of(rank: int) -> str:
     return f"beat/{rank}"
 
 
-def _where(sign: bytes) -> str:
-    """Returns how far a process was by its last sign of life."""
-    return sign.decode().split(" ", 2)[2] if sign else "its start"
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """What was seen of a process.
+
+    Attributes:
+        beat: number of its last sign of life.
+        step: that this one told.
+        alive: time of the last sign that was new.
+        still: time since which the step is the same.
+    """
+
+    beat: int
+    step: Step
+    alive: float
+    still: float
+
+
+def _is_reached(mark: Mark) -> bool:
+    try:
+        return mark.query()
+    except RuntimeError:  # of a GPU that is lost; the main thread gets its error
+        return False
 
 
 def connected(host: str, port: int, *, patience: float) -> Any:
