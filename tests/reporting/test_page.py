@@ -61,7 +61,8 @@ def _add_search(path: Path, recipe: Recipe) -> None:
             run.append("metrics.jsonl", {**here, "train_loss": 0.5, "arch_loss": None, "lr": 0.1, **scores})
             signals = {"identity": 0.4 * epoch, "alpha_entropy": 0.9, "rank_correlation": 0.5 if epoch else None}
             run.append("architecture.jsonl", {**here, **supernet.snapshot(), "signals": signals})
-            run.append("timing.jsonl", {**here, "seconds": 60.0, "peak_memory_mb": 1500.0})
+            spent = {"input": 3.0, "steps": 51.0, "validation": 6.0, "logging": 0.0}
+            run.append("timing.jsonl", {**here, "seconds": 60.0, "spent": spent, "peak_memory_mb": 1500.0})
     supernet.derive(recipe.derive, name="run", provenance={}).save(path / "genotype.json")
     gap = {"score": "dice", "supernet": 0.8, "discrete": 0.5, "gap": 0.3}
     ill = {**gap, "collapse": "80% of the genotype's operations are identity or pooling", "returned_epoch": 0}
@@ -220,6 +221,11 @@ def _damage(path: Path, kind: str) -> None:
         path.unlink()
     else:
         path.write_bytes((DAMAGE | {"another digit": _other_digit})[kind](path.read_bytes()))
+
+
+def test_a_page_says_what_the_epochs_were_spent_on(run: Path, small_recipe: Recipe) -> None:
+    _add_search(run, small_recipe)
+    assert "steps 85%, validation 10%, input 5%, logging 0%" in write_report(run).read_text(encoding="utf-8")
 
 
 def test_the_health_of_a_search_is_told(run: Path, small_recipe: Recipe) -> None:

@@ -5,7 +5,7 @@ run.json           kind, environment, fingerprints, the values that decide, and 
 manifest.csv       the samples and their splits
 metrics.jsonl      one line an epoch; equal for a resumed and an uninterrupted run
 architecture.jsonl one line an epoch of a search: alphas, betas, the genotype so far
-timing.jsonl       one line an epoch: seconds and peak memory
+timing.jsonl       one line an epoch: seconds, what they were spent on, and peak memory
 genotype.json      the genotype that was found, or that is trained
 structure.json     what was cut away of a pruned network
 ensemble.json      of a training of all folds: how many networks are one; folds/ has their runs

@@ -39,7 +39,7 @@ from medarts.engine.following import epoch_line
 from medarts.engine.resuming import load_point, restored, restoring
 from medarts.engine.splitting import Of, Splitting
 from medarts.engine.tensorboard import write_events
-from medarts.engine.timing import Span, timed
+from medarts.engine.timing import Span, Stopwatch, timed
 from medarts.errors import DivergedError
 from medarts.system.console import Bar, has_lines, in_words, inform, progress_bar
 from medarts.system.memory import FEWER_AT_ONCE, memory_named, smaller_parts
@@ -126,6 +126,7 @@ class Job(ABC, Generic[State]):
         splitting: parts of its batches, of which there are more where memory has run out.
         run: where everything is written; None in a trial, which writes nothing.
         pause: epochs of a stage after which the job is left as it is, to go on later; None does all of it.
+        watch: what an epoch is spent on.
     """
 
     kind: ClassVar[str]
@@ -143,6 +144,7 @@ class Job(ABC, Generic[State]):
         self.splitting = Splitting(self)
         self.run: RunDirectory | None = None
         self.pause: int | None = None
+        self.watch = Stopwatch()
         self._stop = Interruption()
         self._clock = 0.0, 0
         self._last_line = 0.0
@@ -361,12 +363,14 @@ class Job(ABC, Generic[State]):
     def _run_epoch(self, stop: Interruption, bar: Bar) -> None:
         began, first = time.perf_counter(), self.state.step
         self._last_line = began
-        self.begin_epoch()
+        with self.watch.on("input"):
+            self.begin_epoch()
         while self.state.step < self.steps:
             if self.ranks.size > 1:
                 self.ranks.note(self.where, fix=f"Resume with: {self.continuation}", request=self._stop)
             splits = len(self.splitting.records)
-            self._step()
+            with self.watch.on("steps"):
+                self._step()
             asked = self.ranks.is_to_stop(self._stop)
             # More parts than before are kept at once: a run that is killed now goes on with as many.
             if (asked or len(self.splitting.records) > splits) and self.state.step < self.steps:
@@ -375,19 +379,24 @@ class Job(ABC, Generic[State]):
                     self._leave()
             bar.advance()  # after the saving: a terminal that was closed takes no more output
             self._tell_step(began, first)
-        values = self.validate()
-        seconds = time.perf_counter() - began
-        counters = {name: number for name, number in self.counters.items() if name != "step"}
-        journals = {name: {**counters, **line} for name, line in self.journals(values).items()}
-        memory = peak_memory_mb(self.fabric.device)
-        journals["timing.jsonl"] = {**counters, "seconds": seconds, "peak_memory_mb": memory}
-        for name, line in journals.items():
-            self.directory.append(name, line)
-        if self.recipe.compute.tensorboard and self.ranks.is_first:
-            write_events(self.directory.path / "tensorboard", journals["metrics.jsonl"], step=self.epochs_done)
-        self.end_epoch(values)
-        self.state.next_epoch()
-        self.save()
+        with self.watch.on("validation"):
+            values = self.validate()
+        with self.watch.on("logging"):
+            counters = {name: number for name, number in self.counters.items() if name != "step"}
+            journals = {name: {**counters, **line} for name, line in self.journals(values).items()}
+            # The checkpoint holds the lengths of the journals, so its own time counts for the next epoch.
+            spent = self.watch.lap()
+            memory = peak_memory_mb(self.fabric.device)
+            journals["timing.jsonl"] = {
+                **counters, "seconds": sum(spent.values()), "spent": spent, "peak_memory_mb": memory
+            }  # fmt: skip
+            for name, line in journals.items():
+                self.directory.append(name, line)
+            if self.recipe.compute.tensorboard and self.ranks.is_first:
+                write_events(self.directory.path / "tensorboard", journals["metrics.jsonl"], step=self.epochs_done)
+            self.end_epoch(values)
+            self.state.next_epoch()
+            self.save()
         if self._is_to_stop():
             self._leave()
         self._tell_epoch(journals, bar)

@@ -1,9 +1,11 @@
-"""How long a step takes: some are timed, and how far they lie apart says how far an estimate can be trusted."""
+"""How long things take: steps that are timed for an estimate, and what an epoch is spent on."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,53 @@ class Span:
     def plus(self, other: "Span") -> "Span":
         """Returns the time of both, one after the other."""
         return Span(self.low + other.low, self.seconds + other.seconds, self.high + other.high)
+
+
+Part = Literal["input", "steps", "validation", "logging"]
+"""What an epoch is spent on: reading and augmenting images, the steps themselves, validation, and all that is written:
+journals, with what a search finds out for them, and checkpoints."""
+
+
+class Stopwatch:
+    """The seconds of an epoch, by what they are spent on; of nested parts the inner one alone counts.
+
+    >>> watch = Stopwatch()
+    >>> with watch.on("steps"):
+    ...     with watch.on("input"):
+    ...         images = [3, 1, 2]
+    >>> list(watch.lap())
+    ['input', 'steps', 'validation', 'logging']
+    """
+
+    def __init__(self) -> None:
+        self._part: Part | None = None
+        self._since = 0.0
+        self._seconds: dict[Part, float] = {}
+        self.lap()
+
+    @contextmanager
+    def on(self, part: Part) -> Iterator[None]:
+        """Counts the time of a block as spent on a part."""
+        outer = self._turn_to(part)
+        try:
+            yield
+        finally:
+            self._turn_to(outer)
+
+    def lap(self) -> dict[Part, float]:
+        """Returns the seconds of every part since the last lap, and begins the next."""
+        self._turn_to(self._part)
+        seconds = self._seconds
+        self._seconds = {"input": 0.0, "steps": 0.0, "validation": 0.0, "logging": 0.0}
+        return seconds
+
+    def _turn_to(self, part: Part | None) -> Part | None:
+        """Counts the time of the current part up to now, and returns it."""
+        now, before = time.perf_counter(), self._part
+        if before is not None:
+            self._seconds[before] += now - self._since
+        self._part, self._since = part, now
+        return before
 
 
 def timed(work: Callable[[], object], *, repeats: int, patience: float = float("inf")) -> Span:

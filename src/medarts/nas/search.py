@@ -412,7 +412,8 @@ class Search(Job[SearchState]):
         state, recipe = self.state, self.recipe
         where = (half.name, state.stage, epoch, step)
         data, seed = recipe.data, seed_of(recipe.seed, *where)
-        batch = half.training(order, step, settings=data.augmentation, seed=seed, resize=data.resize)
+        with self.watch.on("input"):
+            batch = half.training(order, step, settings=data.augmentation, seed=seed, resize=data.resize)
         mixture = mix(batch.images, batch.targets, recipe.search.mixing, seed=seed_of(recipe.seed, "mixing", *where))
         progress, settings = self.stage_progress, recipe.search
         draw = Draw(
