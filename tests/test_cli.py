@@ -450,6 +450,11 @@ def test_control_c_outside_of_the_loops(medarts, monkeypatch):
     assert medarts("cost", PUBLISHED, "--requeue") == (75, "", "Stopped.\n")
 
 
+def test_what_saves_and_goes_on_says_in_its_help_how_schedulers_learn_of_it(medarts):
+    told = {name for name in cli.COMMANDS if "--requeue" in medarts(name, "--help")[1]}
+    assert told == {"search", "train", "prune", "predict", "benchmark", "noise", "generalize"}
+
+
 @pytest.mark.usefixtures("hangups_heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_scheduler_that_stops_a_command_outside_of_the_loops(medarts, monkeypatch, number):

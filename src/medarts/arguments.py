@@ -10,7 +10,7 @@ from medarts.system.files import exists
 
 FLAGS = (
     "--json", "--no-json", "--help", "-h", "--yes", "--no-plan", "--force", "--schema", "--heads", "--flip",
-    "--probabilities", "--overlay", "--largest", "--int8", "--torch", "--bundle", "--examples", "--clear",
+    "--probabilities", "--overlay", "--largest", "--int8", "--torch", "--bundle", "--examples", "--clear", "--requeue",
 )  # fmt: skip
 """Options that take no value."""
 

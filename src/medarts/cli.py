@@ -68,6 +68,13 @@ Share = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
 Megabytes = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Json = Annotated[bool, arg(name="json", help="Print JSON.", help_behavior_hint="")]
 Switch = FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]]
+Requeue = FlagCreatePairsOff[
+    Annotated[
+        bool,
+        arg(help="Exit status 75 instead of 130 where the command was stopped, for schedulers.", help_behavior_hint=""),
+    ]
+]
+"""An option of every command, which `main` takes away and acts on; those that save and go on have it in their help."""
 Engine = Literal["onnxruntime", "openvino"]
 Decision = Literal["threshold", "validation", "dice"]
 Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]
@@ -257,6 +264,7 @@ def search(
     node_rank: Count = 0,
     address: Address = None,
     resume: Run = None,
+    requeue: Requeue = False,
 ) -> None:
     """Search for a genotype on the data of a recipe. A run stopped with Ctrl-C can be resumed.
 
@@ -307,6 +315,7 @@ def train(
     node_rank: Count = 0,
     address: Address = None,
     resume: Run = None,
+    requeue: Requeue = False,
 ) -> None:
     """Train the network of a search (RUN), a genotype (--genotype) or a baseline (--model), or fine-tune one (--from).
 
@@ -400,6 +409,7 @@ def prune(
     sparse_epochs: Number = None,
     data: DataSets = (),
     out: Folder = None,
+    requeue: Requeue = False,
 ) -> None:
     """Prune a trained network: cut out what matters least, to a share of its size, and fine-tune what is left.
 
@@ -503,6 +513,7 @@ def predict(
     largest: Switch = False,
     decision: Annotated[Decision, arg(help_behavior_hint="")] = "threshold",
     force: Switch = False,
+    requeue: Requeue = False,
 ) -> None:
     """Predict masks or findings of images, volumes and DICOM series, and write them with tables into a folder.
 
@@ -671,6 +682,7 @@ def benchmark(
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
     cluster: Cluster = None,
+    requeue: Requeue = False,
 ) -> None:
     """Train and compare a list of networks on several data sets with several seeds.
 
@@ -701,6 +713,7 @@ def noise(
     jobs: Annotated[int, arg(metavar="N")] = 1,
     cluster: Cluster = None,
     as_json: Json = False,
+    requeue: Requeue = False,
 ) -> None:
     """Train a run's recipe again with other seeds, and tell which differences between networks are more than chance.
 
@@ -730,6 +743,7 @@ def generalize(
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
     cluster: Cluster = None,
+    requeue: Requeue = False,
 ) -> None:
     """Test how well networks generalize to other data sets, retrained on them or only tested on them.
 
