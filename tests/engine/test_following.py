@@ -89,3 +89,24 @@ def test_long_work_is_told_every_ten_seconds_or_so(
             clock[0] += 0.5
             bar.advance()
     assert capsys.readouterr().err == ""
+
+
+def test_epochs_of_runs_within_a_search_count_for_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search by training has no epochs of its own."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    search, training = Followed("search", tmp_path / "search", 30), Followed("training", tmp_path / "training", 10)
+    candidates = search.path / "candidates"
+    candidates.mkdir(parents=True)
+    write_epochs(candidates / "1-01", 10)
+    follower = Follower([search, training])
+    write_epochs(candidates / "1-02", 10)
+    clock[0] = 100.0
+    follower.tell()
+    assert capsys.readouterr().err.strip() == "at work: 20 of 40 epochs, 1 min 40 s, about 3 min 20 s left"
+    write_epochs(training.path, 5)
+    clock[0] = 150.0
+    follower.tell()
+    assert capsys.readouterr().err.splitlines()[-1].endswith("about 2 min 30 s left")

@@ -451,9 +451,13 @@ def is_begun(path: Path) -> bool:
 
 
 def epochs_done(path: Path) -> int:
-    """Returns how many epochs stand in the journal of a run, which may be at work or not begun."""
-    journal = path / "metrics.jsonl"
-    return read_whole(journal).count(b"\n") if journal.exists() else 0
+    """Returns how many epochs stand in the journal of a run, which may be at work or not begun.
+
+    Of a run without one, such as a search by training, in those of the runs in it.
+    """
+    own = path / "metrics.jsonl"
+    journals = [own] if own.exists() else path.glob("*/*/metrics.jsonl")
+    return sum(read_whole(journal).count(b"\n") for journal in journals)
 
 
 def path_of(run: RunDirectory | Path | str) -> Path:

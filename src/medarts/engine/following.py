@@ -40,10 +40,10 @@ class Follower:
 
     def __init__(self, runs: Iterable[Followed], *, total: int | None = None) -> None:
         self._runs = list(runs)
-        self._told = {run.path: epochs_done(run.path) for run in self._runs} if has_lines() else {}
+        self._told = {run.path: _own_epochs(run.path) for run in self._runs} if has_lines() else {}
         self._total = total
         self._began = self._last_line = time.monotonic()
-        self._before = sum(self._told.values())
+        self._before = self._done()
 
     def follow(self, runs: Iterable[Followed]) -> None:
         """Follows further runs too, from their first epoch on; those that are followed already stay as they are."""
@@ -57,12 +57,12 @@ class Follower:
         if not has_lines():
             return
         for run in self._runs:
-            if epochs_done(run.path) > self._told[run.path] and is_begun(run.path):
+            if _own_epochs(run.path) > self._told[run.path] and is_begun(run.path):
                 with suppress(MedartsError):  # whoever needs the run will say what is damaged
                     self._tell_run(run)
         if time.monotonic() - self._last_line >= MOST_SECONDS_A_LINE:
             self._last_line = time.monotonic()
-            done, left = sum(self._told.values()), self._left()
+            done, left = self._done(), self._left()
             about = "" if not left else f", about {in_words(left)} left"
             took = in_words(self._last_line - self._began)
             inform(f"at work: {done:,} of {counted(self._all(), 'epoch')}, {took}{about}")
@@ -80,14 +80,23 @@ class Follower:
 
     def _left(self) -> float | None:
         """Returns the seconds until all runs have done all epochs, at the pace so far."""
-        done = sum(self._told.values()) - self._before
+        done = self._done() - self._before
         left = self._all() - self._before - done
         return (time.monotonic() - self._began) / done * max(0, left) if done else None
+
+    def _done(self) -> int:
+        """Returns the epochs that are done of all runs: those that were told, or those of the runs in it."""
+        return sum(told or epochs_done(path) for path, told in self._told.items())
 
     def _all(self) -> int:
         """Returns the epochs of all runs."""
         of_these = sum(max(run.epochs, self._told[run.path]) for run in self._runs)
         return of_these if self._total is None else self._total
+
+
+def _own_epochs(path: Path) -> int:
+    """Returns the epochs that a run itself has done, without those of the runs in it."""
+    return epochs_done(path) if (path / "metrics.jsonl").exists() else 0
 
 
 def epoch_line(

@@ -150,7 +150,7 @@ def resume_by_training(
 
 def _do(run: RunDirectory, prepared: Prepared, *, jobs: int, cluster: str | None) -> None:
     """Does what is left of a search."""
-    done, epochs = _epochs_done(run), planned_epochs(prepared.recipe)
+    done, epochs = epochs_done(run.path), planned_epochs(prepared.recipe)
     if 0 < done < epochs:
         inform(f"search resumes after {done:,} of about {counted(epochs, 'epoch')}.")
     with (
@@ -170,11 +170,6 @@ def _check_cluster(cluster: str | None, data: ImageStore | None) -> None:
         raise RecipeError(
             "Images in memory are not on the hosts of a cluster.", fix="Save them in a folder (see from_arrays)."
         )
-
-
-def _epochs_done(run: RunDirectory) -> int:
-    """Returns the epochs of all runs of a search."""
-    return sum(map(epochs_done, trainings.folders(run)))
 
 
 @dataclass(frozen=True)
@@ -263,7 +258,7 @@ class _Search:
         number = len(self.select.variants) if self.recipe.search.method == "pool" else 0
         self.supernets = range(1, number + 1)
         self.planned = planned_epochs(self.recipe)
-        self.began = time.monotonic(), _epochs_done(self.run)
+        self.began = time.monotonic(), epochs_done(self.run.path)
         self.follower = Follower(self._followed(), total=self.planned)
 
     def run_to_end(self) -> None:
@@ -430,12 +425,12 @@ class _Search:
     def _show(self) -> None:
         self.follower.follow(self._followed())
         self.follower.tell()
-        done = _epochs_done(self.run)
+        done = epochs_done(self.run.path)
         self.bar.reach(done, max(done, self.planned))
 
     def _left(self) -> str:
         """Returns the epochs that are left in words, with the time that they take at the pace of those so far."""
-        done = _epochs_done(self.run)
+        done = epochs_done(self.run.path)
         left = max(0, self.planned - done)
         minutes = left * (time.monotonic() - self.began[0]) / max(1, done - self.began[1]) / 60
         return f"{counted(left, 'epoch')} left" + (f", about {math.ceil(minutes)} min" if left else "")
