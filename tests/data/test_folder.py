@@ -1,6 +1,7 @@
 """The folder source: patterns that pair images with masks, and what does not fit them."""
 
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from medarts.config.reading import fingerprint
 from medarts.data.opening import open_sources, survey
 from medarts.data.recognising import recognise
 from medarts.data.sources import STRAY, WITHOUT_MASKS
+from medarts.data.sources.folder import Folder, FolderSettings
 from medarts.errors import DataError, RecipeError
+from medarts.system import console
 
 
 def files(root: Path, *names: str) -> Path:
@@ -122,3 +125,20 @@ def test_patterns_leave_the_fingerprint_of_older_recipes_alone():
 
     assert of() == of(image="images/{name}", mask="masks/{name}") == "6a352eb73580c922"
     assert of() != of(mask="labels/{name}")
+
+
+@pytest.mark.parametrize("call", [survey, lambda settings: recognise(settings.path)], ids=["listing", "recognising"])
+def test_listing_that_takes_long_says_so_in_a_pipe(call, tmp_path, monkeypatch, capsys):
+    """As that of 100,000 files does, which took 12 s in silence."""
+    files(tmp_path, "images/a.png", "masks/a.png")
+
+    def slow(work, *given):
+        time.sleep(0.3)
+        return work(*given)
+
+    monkeypatch.setattr(console, "SECONDS_OF_SILENCE", 0.05)
+    find, recognised = Folder.find, Folder.recognise
+    monkeypatch.setattr(Folder, "find", lambda *given: slow(find, *given))
+    monkeypatch.setattr(Folder, "recognise", lambda *given: slow(recognised, *given))
+    call(FolderSettings(path=tmp_path))
+    assert f" {tmp_path}: 0." in capsys.readouterr().err

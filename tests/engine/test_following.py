@@ -110,3 +110,15 @@ def test_epochs_of_runs_within_a_search_count_for_the_time_left(
     clock[0] = 150.0
     follower.tell()
     assert capsys.readouterr().err.splitlines()[-1].endswith("about 2 min 30 s left")
+
+
+def test_what_is_left_is_reckoned_from_when_the_steps_were_known(capsys, monkeypatch):
+    """As those of the doctor are once the images are listed, which takes long by itself."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with console.progress_bar("doctor", 0) as bar:
+        now[0] = 1000.0
+        bar.reach(0, 100)
+        now[0] += 10
+        bar.reach(10, 100)
+    assert capsys.readouterr().err == "doctor: 10 of 100, 10 s, about 1 min 30 s left\n"

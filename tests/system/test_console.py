@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -160,6 +161,20 @@ def test_progress_on_a_terminal(output: Output, monkeypatch: pytest.MonkeyPatch)
         bar.note("{task.id} [red]" + HOSTILE)
     assert SHOWN in output.text
     assert "{task.id} [red]" in output.text
+
+
+def test_long_work_without_a_count_is_told_and_short_work_is_not(output: Output, monkeypatch) -> None:
+    monkeypatch.setattr(terminal_streams, "SECONDS_OF_SILENCE", 0.1)
+    monkeypatch.setattr(terminal_streams, "SECONDS_A_LINE", 0.1)
+    with output:
+        with terminal_streams.told_if_long("short"):
+            pass
+        with terminal_streams.told_if_long("listing"), terminal_streams.told_if_long("a part of it"):
+            time.sleep(0.5)
+        told = output.text
+        time.sleep(0.3)
+    assert re.fullmatch(r"(listing: 0\.\d s\n)+", told)
+    assert output.text == told
 
 
 def finding_scores(name: str) -> Scores:

@@ -47,12 +47,14 @@ def dicom_files(root: Path) -> tuple[list[Path], list[Path]]:
         inner[:] = sorted((name for name in inner if not name.startswith(".")), key=natural)
         for name in sorted(names, key=natural):
             path = Path(folder) / name
-            if name.startswith(".") or name.upper() == "DICOMDIR" or suffix_of(path) in _NOTES:
+            suffix = suffix_of(path)
+            if name.startswith(".") or name.upper() == "DICOMDIR" or suffix in _NOTES:
                 continue
-            if suffix_of(path) == ".dcm" or (not is_image(path) and is_dicom(path)):
-                found.append(path)
-            elif is_image(path):
+            is_other = suffix != ".dcm" and is_image(path)
+            if is_other:
                 others.append(path)
+            elif suffix == ".dcm" or is_dicom(path):
+                found.append(path)
     return found, others
 
 

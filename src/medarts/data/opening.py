@@ -55,7 +55,7 @@ from medarts.data.splits import (
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError, RecipeError, did_you_mean, quoted
 from medarts.registry import sources as registered
-from medarts.system.console import inform
+from medarts.system.console import inform, told_if_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,13 @@ def survey(
         DataError: the folder is missing, has another layout, or holds no images at all; or the source does not know
             one of the findings.
     """
+    with told_if_long(f"listing {settings.path}"):
+        return _surveyed(settings, findings=findings, classes=classes, partly=partly)
+
+
+def _surveyed(
+    settings: SourceSettings, *, findings: tuple[str, ...] | None, classes: tuple[str, ...], partly: bool
+) -> Survey:
     source = _source(settings.kind)
     settings = with_class_indices(with_own_labels(settings, classes), classes)
     require_folder(settings.path, layout=source.layout)

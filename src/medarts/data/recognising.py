@@ -16,7 +16,7 @@ from medarts.data.sources import MASK_ALONE, AmbiguousLayoutError, Source
 from medarts.data.splits import natural
 from medarts.errors import DataError
 from medarts.registry import sources as registered
-from medarts.system.console import counted
+from medarts.system.console import counted, told_if_long
 
 _NEEDED = (
     "Images need masks, such as those of the same names in a folder masks, or findings, such as a labels.csv with the "
@@ -50,6 +50,11 @@ def recognise(path: Path, *, task: Task | None = None) -> tuple[SourceSettings, 
         raise DataError(f"{path} is a file.", fix="Give the folder of the data set, or a list in CSV, TSV or JSON.")
     if not path.exists():
         raise DataError(f"There is no folder {path}.", fix="Correct the path.")
+    with told_if_long(f"recognising the layout of {path}"):
+        return _recognised(path, task)
+
+
+def _recognised(path: Path, task: Task | None) -> tuple[SourceSettings, ...]:
     every: list[Source] = [registered.get(kind)() for kind in sorted(registered.names())]
     fitting = [source for source in every if source.takes_files or path.is_dir()]
     ways: list[tuple[tuple[SourceSettings, ...], str]] = []

@@ -296,13 +296,16 @@ def random_rank(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
+_NUMBERS = re.compile(r"(\d+)|(\D+)")
+
+
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Returns a key that sorts numbers in names by value: 2 before 10.
 
     >>> sorted(["10", "9b", "9a"], key=natural)
     ['9a', '9b', '10']
     """
-    parts = re.findall(r"(\d+)|(\D+)", name)
+    parts = _NUMBERS.findall(name)
     return tuple((int(digits), "") if digits else (-1, text) for digits, text in parts)
 
 

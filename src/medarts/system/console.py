@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -237,6 +238,9 @@ def has_lines() -> bool:
     return not console.is_terminal
 
 
+SECONDS_OF_SILENCE = 3.0
+"""Seconds after which work of unknown length says that it goes on."""
+
 SECONDS_A_LINE = 10.0
 """Seconds between two lines of progress of short work."""
 
@@ -273,6 +277,9 @@ class Bar:
 
     def reach(self, done: int, total: int) -> None:
         """Shows ``done`` of ``total`` steps."""
+        if not self._total:  # how many they are was not known: what came before says nothing of the time they take
+            self._began = self._told = time.monotonic()
+            self._first = done
         self._done, self._total = done, total
         self._progress.update(self._task, completed=done, total=total)
         if self._is_told:
@@ -301,6 +308,43 @@ class Bar:
             left = (now - self._began) / (done - self._first) * (self._total - done)
             line += f", about {in_words(left)} left"
         inform(line)
+
+
+class _Told:
+    """Whether work of which `told_if_long` tells is at hand."""
+
+    is_on = False
+
+
+@contextmanager
+def told_if_long(title: str) -> Iterator[None]:
+    """Tells of work whose steps cannot be counted beforehand, in lines: after a few seconds, and then every ten.
+
+    Nothing is told of short work, nor of what other work of this kind does within.
+
+    Args:
+        title: of the work.
+    """
+    if _Told.is_on:
+        yield
+        return
+    ended, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        pause = SECONDS_OF_SILENCE
+        while not ended.wait(pause):
+            inform(f"{title}: {in_words(time.monotonic() - began)}")
+            pause = SECONDS_A_LINE
+
+    _Told.is_on = True
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        _Told.is_on = False
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from medarts.data.layouts.groups import File, role_of, start_of
@@ -88,21 +88,29 @@ def series_of(files: Sequence[File], *, fields: Sequence[str]) -> Series:
     counts = Counter(affix for file in files for affix in _affixes(file.stem))
     least = max(_RARE * len(files), 1 if len(files) < 4 else 2)
     frequent = [affix for affix, count in counts.most_common(_MOST) if count >= least]
-    series: Series = {}
-    for affix in sorted({Affix(), *frequent}, key=_order):
-        cores = (_core(file, affix, fields) for file in files)
-        series[affix] = {core for core in cores if core is not None}
-    return series
+    named = [_named(file, fields) for file in files]
+    return {affix: {*_cores(named, affix)} for affix in sorted({Affix(), *frequent}, key=_order)}
 
 
 def _order(affix: Affix) -> tuple[int, str]:
     return affix.size, affix.text
 
 
-def _core(file: File, affix: Affix, fields: Sequence[str]) -> Core | None:
-    """Returns what tells the image of a file from others, None where the file has another affix or nothing else."""
-    name = affix.of(file.stem)
-    return (*(file.values[field].lower() for field in fields), name) if name or (name == "" and fields) else None
+_Named = tuple[Core, str]
+"""The values of the folders of a file, and its stem."""
+
+
+def _named(file: File, fields: Sequence[str]) -> _Named:
+    return tuple(file.values[field].lower() for field in fields), file.stem
+
+
+def _cores(files: Iterable[_Named], affix: Affix) -> Iterator[Core]:
+    """Yields what tells the images of files from others, without those that have another affix or nothing else."""
+    before, behind, size = affix.before, affix.behind, affix.size
+    for folders, stem in files:
+        # As `Affix.of` says, but this is done for each of many affixes and files.
+        if len(stem) >= size and stem.startswith(before) and stem.endswith(behind) and (folders or len(stem) > size):
+            yield (*folders, stem[len(before) : len(stem) - len(behind)])
 
 
 def pair(
@@ -169,10 +177,11 @@ def _rare(
     """
     found: Series = {}
     for file in files:
-        if any(_core(file, affix, fields) in known for affix in by):
+        one = [_named(file, fields)]
+        if any(core in known for affix in by for core in _cores(one, affix)):
             continue
         for affix in _affixes(file.stem):
-            core = _core(file, affix, fields)
+            core = next(_cores(one, affix), None)
             variant = any(affix.text.startswith(other.text) for other in by if other.behind)  # such as _mask_old
             if core is not None and core in named and not affix.is_number and not variant:
                 found.setdefault(affix, set()).add(core)
