@@ -1,11 +1,10 @@
 """What benchmarks share that train many networks: each in a process of one thread, and a line of JSON for each."""
 
 import json
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +13,10 @@ import pandas as pd
 import torch
 
 import medarts
+from medarts.config import load as load_recipe
+from medarts.engine.device import needs_of
+from medarts.system.process import InterruptedRunError
+from medarts.system.workers import Work, open_workers
 
 CURVES = ("train_loss", "val_loss", "val_dice")
 
@@ -47,23 +50,52 @@ def train_and_test(network: Any, recipe: Path, *, data: str, changes: Sequence[s
 
 
 def in_processes(
-    work: Callable[[Case], dict[str, Any]], cases: Iterable[Case], *, jobs: int, minutes: float = float("inf")
+    work: Callable[[Case], dict[str, Any]],
+    cases: Iterable[Case],
+    *,
+    recipe: Path,
+    folder: Path,
+    jobs: int,
+    minutes: float = float("inf"),
+    cluster: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields what comes of each case as it ends; begins none after some minutes: with 0, none at all.
 
     Args:
         work: done in a process of one thread.
         cases: in the order in which they are begun.
-        jobs: processes.
+        recipe: whose data sets each host of a cluster has to have.
+        folder: of the logs; all hosts see it at one path.
+        jobs: cases at once.
         minutes: after which no case is begun.
+        cluster: Ray cluster, as of ``medarts benchmark``. Default: processes of this machine.
+
+    Raises:
+        MedartsError: a case has failed, or was stopped; or the cluster is lost.
     """
-    left, end = iter(cases), time.monotonic() + 60 * minutes
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = {pool.submit(work, case) for case in islice(left, jobs if minutes > 0 else 0)}
-        while waiting:
-            ended = next(as_completed(waiting))
-            waiting.remove(ended)
-            if time.monotonic() < end:
-                waiting |= {pool.submit(work, case) for case in islice(left, 1)}
-            yield ended.result()
+    left, end, busy = enumerate(cases), time.monotonic() + 60 * minutes, 0
+    folder = folder.resolve()
+    with (
+        tempfile.TemporaryDirectory(prefix="answers-", dir=folder) as answers,
+        open_workers(cluster, partial(needs_of, load_recipe(recipe), folder), jobs=jobs, reused=True) as workers,
+    ):
+        while True:
+            for number, case in islice(left, jobs - busy if time.monotonic() < end else 0):
+                do = partial(_answered, work, case, Path(answers, str(number)))
+                workers.start(Work(str(number), do, folder / "logs" / f"{number}.log"))
+                busy += 1
+            if not busy:
+                return
+            for ended in workers.wait(1.0):
+                busy -= 1
+                if ended.stopped:
+                    raise InterruptedRunError("A training was stopped.", fix="The same command goes on.")
+                if ended.error is not None:
+                    raise ended.error
+                yield json.loads(Path(answers, ended.name).read_text(encoding="utf-8"))
+
+
+def _answered(work: Callable[[Case], dict[str, Any]], case: Case, answer: Path) -> None:
+    """Does some work and leaves what comes of it in a file, as work on another host has no other way."""
+    torch.set_num_threads(1)
+    answer.write_text(json.dumps(work(case)), encoding="utf-8")

@@ -4,9 +4,9 @@
     python benchmarks/cluster.py --trainings 4 [--epochs 20] [--json]
 
 Tasks sleep, so the workers are simulated: this machine has room for all of them, whatever its cores. Each number of
-workers has a Ray of its own, whose workers have had a task each before the time is taken. The overhead of a task is
-what all of them take beyond the sleeping, by the number of tasks: the seconds of the scheduler, here of Ray and medarts
-together. Processes of local jobs do the same beside it.
+workers has a Ray of its own. All its workers have met before the time is taken: to start 64 takes minutes on two cores.
+The overhead of a task is what all of them take beyond the sleeping, by the number of tasks: the seconds of the
+scheduler, here of Ray and medarts together. Processes of local jobs do the same beside it.
 
 Trainings are those of a benchmark of synthetic images on `--jobs` 2, first by local jobs, then on a Ray of this
 machine, with its start and end, and once more by local jobs, as other work may run beside.
@@ -21,16 +21,20 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from _running import note
 
-from medarts.config.study import Study, load_study
-from medarts.data.synthetic import write_phantoms
-from medarts.study.benchmark import benchmark
 from medarts.system.workers import Needs, Work, Workers, open_workers
 
+if TYPE_CHECKING:
+    from medarts.config.study import Study
+
+# What trains is imported where it is used: every worker imports this module.
+
 JOBS = 2
+STARTING = 1800.0
+"""Seconds within which all workers have to start."""
 
 
 def main() -> None:
@@ -64,7 +68,10 @@ def tasks(folder: Path, cluster: str | None, workers: int, each: int, seconds: f
     needs = Needs(folder, cpus=1, gpus=0, patience=3600, same=str)
     with open_workers(cluster, lambda: needs, jobs=workers, reused=True) as opened:
         note(f"{workers} workers start")
-        run(opened, workers, partial(time.sleep, 2.0), at_once=workers, folder=folder)
+        places = folder / f"{cluster or 'processes'}-{workers}"
+        places.mkdir()
+        took = run(opened, workers, partial(meet, places, workers), at_once=workers, folder=folder)
+        note(f"{workers} workers have met after {took:.0f} s")
         number = workers * each
         took = run(opened, number, partial(time.sleep, seconds), at_once=workers, folder=folder)
     beyond = took - each * seconds
@@ -72,6 +79,15 @@ def tasks(folder: Path, cluster: str | None, workers: int, each: int, seconds: f
         "by": cluster or "processes", "workers": workers, "tasks": number, "seconds": round(took, 2),
         "overhead_ms": round(1000 * beyond / number, 1),
     }  # fmt: skip
+
+
+def meet(places: Path, number: int) -> None:
+    """Waits until as many processes have come here, each of which does one task then."""
+    (places / str(os.getpid())).touch()
+    end = time.monotonic() + STARTING
+    while len([*places.iterdir()]) < number:
+        assert time.monotonic() < end, f"{number} workers have not started within {STARTING:.0f} s"
+        time.sleep(0.5)
 
 
 def run(workers: Workers, number: int, do: Callable[[], object], *, at_once: int, folder: Path) -> float:
@@ -89,6 +105,8 @@ def run(workers: Workers, number: int, do: Callable[[], object], *, at_once: int
 
 def trainings(folder: Path, number: int, epochs: int) -> list[dict[str, Any]]:
     """Returns the seconds of a benchmark by local jobs and on Ray."""
+    from medarts.study.benchmark import benchmark
+
     study = study_of(folder, number, epochs)
     found = []
     for turn, cluster in enumerate((None, "local", None)):
@@ -101,7 +119,10 @@ def trainings(folder: Path, number: int, epochs: int) -> list[dict[str, Any]]:
     return found
 
 
-def study_of(folder: Path, number: int, epochs: int) -> Study:
+def study_of(folder: Path, number: int, epochs: int) -> "Study":
+    from medarts.config.study import load_study
+    from medarts.data.synthetic import write_phantoms
+
     write_phantoms(folder / "phantoms", seed=0, images=100, size=64)
     source = {"kind": "isic", "path": str(folder / "phantoms" / "isic"), "name": "skin"}
     content = {

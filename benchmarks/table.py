@@ -15,8 +15,9 @@ What a supernet thinks of the operation of each edge, by its alphas and by what 
 the table as a rule.
 
 All add lines to files in FOLDER, which `medarts.benchmarks.read_table` reads, and skip what is there: a training that
-was stopped is done again, a search goes on. `--minutes` begins none after that time. benchmarks/table_analysis.py says
-what they show.
+was stopped is done again, a search goes on. `--minutes` begins none after that time. With `--cluster` they are done on
+a Ray cluster, all of whose hosts see FOLDER and the data sets at the same paths. benchmarks/table_analysis.py says what
+they show.
 """
 
 import argparse
@@ -67,14 +68,15 @@ def main() -> None:
     parser.add_argument("--genotypes", type=int, default=NUMBER)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on one thread")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after that time")
+    parser.add_argument("--cluster", metavar="ADDRESS|local", help="Ray cluster, as of medarts benchmark")
     arguments = parser.parse_args()
     arguments.table.mkdir(parents=True, exist_ok=True)
     if arguments.part == "sample":
         sample(arguments.table, arguments.genotypes)
     elif arguments.part == "train":
-        train(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes)
+        train(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes, cluster=arguments.cluster)
     else:
-        search(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes)
+        search(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes, cluster=arguments.cluster)
 
 
 # --- genotypes --------------------------------------------------------------------------------------------------
@@ -135,13 +137,13 @@ def trainings(budgets: Mapping[int, int]) -> Iterator[Training]:
             yield Training(number, name, seed)
 
 
-def train(table: Path, *, jobs: int, minutes: float) -> None:
+def train(table: Path, *, jobs: int, minutes: float, cluster: str | None) -> None:
     lines = read_lines(table / GENOTYPES)
     genotypes = {line["number"]: json.dumps(line["genotype"]) for line in lines}
     budgets = {line["number"]: line["budget"] for line in lines}
     done = {Training(line["number"], line["set"], line["seed"]) for line in read_lines(table / TRAININGS)}
     left = [(one, genotypes[one.number]) for one in trainings(budgets) if one not in done]
-    for about in in_processes(trained, left, jobs=jobs, minutes=minutes):
+    for about in in_processes(trained, left, recipe=RECIPE, folder=table, jobs=jobs, minutes=minutes, cluster=cluster):
         append_line(table / TRAININGS, about)
         note(f"{about['number']}, {about['set']}, seed {about['seed']}: {about['val_dice'][-1]:.3f} "
              f"{about['test_dice']:.3f}, {about['seconds']:.0f} s")  # fmt: skip
@@ -158,10 +160,12 @@ def trained(case: tuple[Training, str]) -> dict[str, Any]:
 # --- supernets --------------------------------------------------------------------------------------------------
 
 
-def search(table: Path, *, jobs: int, minutes: float) -> None:
+def search(table: Path, *, jobs: int, minutes: float, cluster: str | None) -> None:
     done = {line["seed"] for line in read_lines(table / SUPERNETS)}
     left = [(seed, table / f"search-{seed}") for seed in range(SEARCHES) if seed not in done]
-    for about in in_processes(searched, left, jobs=jobs, minutes=minutes):
+    for about in in_processes(
+        searched, left, recipe=SUPERNET, folder=table, jobs=jobs, minutes=minutes, cluster=cluster
+    ):
         append_line(table / SUPERNETS, about)
         note(f"supernet {about['seed']}: {about['seconds']:.0f} s")
 

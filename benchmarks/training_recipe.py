@@ -77,7 +77,9 @@ def main() -> None:
     # Seeds outermost: whatever is done when the script is stopped, is a comparison.
     cases = [Case(variant, data, seed) for seed, variant, data in itertools.product(SEEDS, VARIANTS, SETS)]
     left = [case for case in cases if case not in done]
-    for about in in_processes(trained, left, jobs=arguments.jobs, minutes=arguments.minutes):
+    for about in in_processes(
+        trained, left, recipe=RECIPE, folder=arguments.folder, jobs=arguments.jobs, minutes=arguments.minutes
+    ):
         append_line(path, about)
         name = f"{about['variant']}, {about['set']}, seed {about['seed']}"
         note(f"{name}: {about['test_dice']:.3f}, {about['seconds']:.0f} s")

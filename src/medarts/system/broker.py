@@ -84,7 +84,9 @@ def _connected(plan: Plan) -> Any:
         # Only this process and those that it starts have the token; and memory is limited as for processes without Ray.
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         os.environ |= {**token, "RAY_memory_monitor_refresh_ms": "0"}
-        os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * _STARTING))  # on a busy machine, too
+        # On a busy machine, too, and where many processes start at once; Ray would kill those that are late.
+        os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * _STARTING))
+        os.environ.setdefault("RAY_worker_register_timeout_seconds", str(_STARTING))
         common |= {"num_cpus": plan.jobs * plan.cpus, "object_store_memory": _STORE, "include_dashboard": False}
     import ray
 
