@@ -239,6 +239,9 @@ def test_more_epochs_are_those_of_every_fold(folds: RunDirectory, tmp_path: Path
     run = library.resume(longer, changes="train.epochs=3")
     assert len(run.read_journal("metrics.jsonl")) == 3
     assert all(len(RunDirectory(longer / "folds" / fold).read_journal("metrics.jsonl")) == 3 for fold in "12")
+    *whole, _ = run.read_journal("timing.jsonl")
+    of_folds = [RunDirectory(longer / "folds" / fold).read_journal("timing.jsonl") for fold in "12"]
+    assert whole[0]["spent"]["steps"] == pytest.approx(sum(lines[0]["spent"]["steps"] for lines in of_folds))
 
 
 def test_a_class_of_one_patient_is_named_before_anything_is_trained(tmp_path: Path, here: None) -> None:
