@@ -256,11 +256,12 @@ def _mean(lines: Sequence[Record]) -> Record:
 
 def _together(lines: Sequence[Record]) -> Record:
     """Returns the seconds of several lines in all, what they were spent on, and their largest peak of memory."""
-    parts = [line["spent"] for line in lines if "spent" in line]  # earlier versions wrote none
+    parts = [line["spent"] for line in lines if "spent" in line]
+    known = parts[0] if len(parts) == len(lines) else {}  # earlier versions wrote none
     return {
         "epoch": lines[0]["epoch"],
         "seconds": sum(line["seconds"] for line in lines),
-        **({"spent": {name: sum(spent[name] for spent in parts) for name in parts[0]}} if len(parts) == len(lines) else {}),
+        **({"spent": {name: sum(spent[name] for spent in parts) for name in known}} if known else {}),
         "peak_memory_mb": max(line["peak_memory_mb"] for line in lines),
     }
 
