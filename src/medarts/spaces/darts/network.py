@@ -1,12 +1,13 @@
 """The network of a genotype."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from medarts.network import FindingNetwork
+from medarts.network import FindingNetwork, Network
+from medarts.spaces.darts import fused
 from medarts.spaces.darts.frame import DartsFrame, Position, check_size, last_size
 from medarts.spaces.darts.genotypes import check
 from medarts.spaces.darts.operations import IN_NETWORK, OperationSettings, make_operation, preprocess, stride_of
@@ -18,9 +19,13 @@ def drop_path(x_bchw: Tensor, probability: float) -> Tensor:
 
     Source: DARTS (arXiv 1806.09055), appendix A, after FractalNet (arXiv 1605.07648).
     """
+    return x_bchw * kept_images(x_bchw, probability)
+
+
+def kept_images(x_bchw: Tensor, probability: float) -> Tensor:
+    """Returns what drop-path multiplies each image by, B111: with ``probability`` 0, otherwise its reciprocal rest."""
     kept = 1.0 - probability
-    mask_b111 = x_bchw.new_empty(len(x_bchw), 1, 1, 1).bernoulli_(kept)
-    return x_bchw * (mask_b111 / kept)
+    return x_bchw.new_empty(len(x_bchw), 1, 1, 1).bernoulli_(kept) / kept
 
 
 class DartsCell(nn.Module):
@@ -119,6 +124,18 @@ class DartsNetwork(FindingNetwork):
     def at(self, progress: float) -> None:
         """Lets drop-path have this part, 0 to 1, of its largest probability."""
         self.progress = progress
+
+    def training_form(self) -> Network:
+        """Returns the network laid out for training on a CPU; itself where it has operations that users registered.
+
+        The form shares a ReLU among all operations that read a state, which only the published ones are known to allow.
+        """
+        cells = cast(Iterable[DartsCell], self.frame.cells)
+        if any(name not in fused.KNOWN for cell in cells for node in cell.edges for name, _ in node):
+            return self
+        from medarts.spaces.darts.training import DartsTraining
+
+        return DartsTraining(self)
 
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
         """Returns the logits (B, F); of all heads in training mode, those of an auxiliary head come first."""
