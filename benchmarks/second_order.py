@@ -77,12 +77,12 @@ class Step:
         generator = torch.Generator().manual_seed(seed)
         images = torch.rand(BATCH[case.space], 3, case.size, case.size, generator=generator).to(self.fabric.device)
         with torch.no_grad():
-            shape = self.model(images)[-1].shape
+            shape = self.model(images, all_heads=True)[-1].shape
         targets = (torch.rand(shape, generator=generator) > 0.5).float().to(self.fabric.device)
 
         def losses() -> Iterator[Tensor]:
             torch.manual_seed(seed)
-            outputs = self.model(images)
+            outputs = self.model(images, all_heads=True)
             yield torch.stack([F.binary_cross_entropy_with_logits(out.float(), targets) for out in outputs]).mean()
 
         return losses

@@ -11,7 +11,9 @@ product of matrices, measured in the same run. Differences are the largest of ou
 relative to the largest value of each tensor.
 
 ``--precision bf16`` compares the fused backend in bf16 with the reference in fp32. ``--growth`` adds step times at
-64, 128 and 256 px beside the growth of the FLOPs. Options --partial and --recompute are those of search.supernet.
+64, 128 and 256 px beside the growth of the FLOPs. ``--one-path`` compares, in place of the backends, the fused step of
+all operations with that of one path (``search.relaxation: gumbel``), which draws anew for every pass. Options --partial
+and --recompute are those of search.supernet.
 """
 
 import argparse
@@ -39,9 +41,12 @@ from medarts.spaces.darts.supernet import DartsSupernet
 from medarts.spaces.nas_wdan import supernet as nas_wdan
 from medarts.spaces.nas_wdan.settings import LatticeSettings
 from medarts.spaces.nas_wdan.supernet import NasWdanSupernet
+from medarts.spaces.relaxations import Draw, Gumbel, GumbelSettings
 
 DEFAULTS = {"nas-wdan": {"depth": 4, "batch": 2}, "darts": {"depth": 12, "batch": 4}}
 FINDINGS = 14
+OF_PATHS = 4
+"""Target of the mixed step over that of one path."""
 EXACT_SIZES = {"nas-wdan": 32, "darts": 72}
 """For comparisons; that of darts becomes odd on the way down."""
 
@@ -59,8 +64,15 @@ class Case:
     precision: str
     device: str
     supernet: SupernetSettings
+    one_path: bool = False
 
     def build(self) -> Supernet:
+        supernet = self.mixed()
+        if self.one_path:
+            supernet.relaxation = Gumbel(GumbelSettings(name="gumbel"))
+        return supernet
+
+    def mixed(self) -> Supernet:
         torch.manual_seed(0)
         if self.space == "darts":
             return DartsSupernet(
@@ -81,12 +93,16 @@ class Case:
     def targets(self, images: Tensor) -> Tensor:
         if self.space == "darts":
             return (torch.rand(len(images), FINDINGS, generator=torch.Generator().manual_seed(3)) > 0.8).float()
-        return (images.mean(1) > 0.5).float()
+        return (images.mean(1, keepdim=True) > 0.5).float()
 
 
 def main() -> None:
     arguments = parse()
     cases = [case_of(arguments, name) for name in ("reference", "fused")]
+    if arguments.one_path:
+        of_paths = one_path(cases[1], repeats=arguments.repeats)
+        print(json.dumps(of_paths) if arguments.json else table_of_paths(of_paths))
+        return
     result = compare(cases, repeats=arguments.repeats)
     result["max_abs_diff"] = largest_difference(cases)
     if arguments.growth:
@@ -109,6 +125,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recompute", action="store_true", help="recompute activations, fused backend")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--one-path", action="store_true", help="the mixed step against one of a single path")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     parser.set_defaults(**DEFAULTS[arguments.space])
@@ -139,7 +156,8 @@ class Step:
 
     def __init__(self, case: Case) -> None:
         fabric = make_fabric(ComputeSettings(device=case.device, precision=case.precision))
-        supernet = case.build()
+        self.supernet = supernet = case.build()
+        self.passes = 0
         self.weights, self.architecture = supernet.weights(), supernet.architecture()
         self.model, self.of_weights, self.of_architecture = fabric.setup(
             supernet, torch.optim.SGD(self.weights, 0.025, momentum=0.9), torch.optim.Adam(self.architecture, 2e-4)
@@ -152,13 +170,18 @@ class Step:
     def __call__(self) -> None:
         for optimizer, held in ((self.of_architecture, self.weights), (self.of_weights, self.architecture)):
             optimizer.zero_grad()
-            first_order(self.fabric, lambda: [self.loss()], held=held)
+            self.passes += 1
+            with self.supernet.drawing(Draw(seed=self.passes, progress=0.5)):
+                first_order(self.fabric, lambda: [self.loss()], held=held)
             optimizer.step()
         if self.fabric.device.type == "cuda":
             torch.cuda.synchronize()
 
     def loss(self) -> Tensor:
-        losses = [F.binary_cross_entropy_with_logits(out.float(), self.targets) for out in self.model(self.images)]
+        losses = [
+            F.binary_cross_entropy_with_logits(out.float(), self.targets)
+            for out in self.model(self.images, all_heads=True)
+        ]
         return torch.stack(losses).mean()
 
 
@@ -187,6 +210,24 @@ def compare(cases: list[Case], *, repeats: int) -> dict[str, object]:
         }
         result["flops_fraction"] = rate / limit  # of the last, the fused backend
     return result
+
+
+def one_path(mixed: Case, *, repeats: int) -> dict[str, object]:
+    """Returns the times of the fused step of all operations and of one path, and their ratios."""
+    seconds = interleaved([Step(mixed), Step(replace(mixed, one_path=True))], repeats=repeats)
+    ratios = [whole / single for whole, single in zip(*seconds, strict=True)]
+    return {
+        "mixed": statistics.median(seconds[0]),
+        "one path": statistics.median(seconds[1]),
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": quartiles(ratios),
+    }
+
+
+def table_of_paths(result: dict[str, object]) -> str:
+    rows = [f"{name:12}{_cell(result[name])} s" for name in ("mixed", "one path")]
+    ratio = f"{_cell(result['ratio'])} ({_cell(result['ratio_quartiles'])}), target at least {OF_PATHS}"
+    return "\n".join([*rows, f"{'ratio':12}{ratio}"])
 
 
 def interleaved(steps: list[Step], *, repeats: int) -> list[list[float]]:

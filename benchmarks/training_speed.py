@@ -1,22 +1,33 @@
 """How fast is a training step of a derived network? As built against its form for training, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/training_speed.py [--genotype NAME] [--channels 8] [--norm batch] [--size 64]
-                                                          [--batch 16] [--repeats 15] [--profile] [--json]
+    OMP_NUM_THREADS=1 python benchmarks/training_speed.py [--genotype NAME] [--layers L] [--stem chest|cifar]
+                                                          [--channels 8] [--norm batch] [--size 64] [--batch 16]
+                                                          [--repeats 15] [--profile] [--at-once] [--json]
 
 A step is a forward and a backward pass with all heads, clipping, AdamW and the moving average. As built, the optimizer
 is the default one of PyTorch, and its moving average goes tensor by tensor; the other side is what trainings run. Steps
 are timed in turns, by the time of the processor, which other programs on the machine change less than that of the
-clock. The table gives minima and medians in ms, the ratio of minima, and the median of ratios.
+clock. The table gives minima and medians in ms, the ratio of minima, and the median of ratios. --layers and --stem are
+of genotypes of darts; these drop paths as in the middle of a training.
+
+The rate of both sides, and of the form of a U-Net of width 16 in the same turns, is three times the FLOPs of a forward
+pass, a second of the medians.
+
+``--at-once`` compares two trainings at once, a process of one thread each, with one training of two threads, in turns,
+by the clock; so nothing else should run. OMP_NUM_THREADS may be 1: threads are set here.
 
 ``--profile`` adds the operations in which each side spends its time.
 """
 
 import argparse
+import contextlib
 import copy
 import itertools
 import json
+import multiprocessing
 import statistics
 import time
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -24,38 +35,74 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from medarts import create_model, load_genotype
+from medarts.models.unet import UNetSettings
 from medarts.network import Network
+from medarts.system.memory import keep_freed_memory
 from medarts.training.averaging import MovingAverage
 
 PARTS = ("forward", "backward", "clipping", "optimizer", "average")
 DECAY = 0.99
 SHOWN = 12
+FINDINGS = 14
+UNET_WIDTH = 16
+ROUNDS, STEPS = 7, 3
+"""Most rounds of trainings at once, and steps of each training in one."""
+TARGET = 1.6
+"""Of the steps a second of two trainings at once."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--genotype", default="alpha0_5_stage1_nodouble_deep_ep80")
+    parser.add_argument("--layers", type=int, help="cells of a genotype of darts")
+    parser.add_argument("--stem", choices=("chest", "cifar"), help="of a genotype of darts")
     parser.add_argument("--channels", type=int, default=8, help="C")
     parser.add_argument("--norm", choices=("batch", "group"), default="batch")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--at-once", action="store_true", help="two trainings at once against one of two threads")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    keep_freed_memory()  # as trainings do
+    if given.at_once:
+        result = at_once(given)
+        print(json.dumps(result) if given.json else table_at_once(result))
+        return
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    genotype = load_genotype(given.genotype).with_settings(init_channel=given.channels)
-    built = create_model(genotype, in_channels=3, outputs=1, norm=given.norm)
-    images = torch.rand(given.batch, 3, given.size, given.size)
-    steps = {"built": Step(built, images, new=False), "form": Step(copy.deepcopy(built), images, new=True)}
+    built, images = made(given)
+    unet = create_model(UNetSettings(width=UNET_WIDTH), in_channels=3, outputs=1, norm="batch")
+    steps = {
+        "built": Step(built, images, new=False),
+        "form": Step(copy.deepcopy(built), images, new=True),
+        "unet": Step(unet, images, new=True),
+    }
     result = compare(steps, repeats=given.repeats)
     print(json.dumps(result) if given.json else table(result))
     if given.profile:
         for name, step in steps.items():
             print(f"\n{name}\n{profiled(step)}")
+
+
+def made(given: argparse.Namespace) -> tuple[Network, torch.Tensor]:
+    """Returns the network, and a batch."""
+    torch.manual_seed(0)
+    genotype = load_genotype(given.genotype)
+    settings: dict[str, Any] = {"init_channel": given.channels}
+    if genotype.space == "darts":
+        asked = {"layers": given.layers, "stem": given.stem}
+        settings |= {name: value for name, value in asked.items() if value is not None}
+        network = create_model(genotype.with_settings(**settings), in_channels=3, outputs=FINDINGS)
+        network.at(0.5)
+    elif given.layers or given.stem:
+        raise SystemExit(f"--layers and --stem are of genotypes of darts; {given.genotype} is of {genotype.space}.")
+    else:
+        network = create_model(genotype.with_settings(**settings), in_channels=3, outputs=1, norm=given.norm)
+    return network, torch.rand(given.batch, 3, given.size, given.size)
 
 
 class Step:
@@ -76,7 +123,9 @@ class Step:
             if new
             else AveragedModel(network, avg_fn=get_ema_avg_fn(DECAY), use_buffers=True)
         )
-        self.targets = (images.mean(1, keepdim=True) > 0.5).float()
+        with torch.no_grad():
+            shape = copy.deepcopy(network)(images[:2]).shape[1:]  # a pass would change running statistics
+        self.targets = (torch.rand(len(images), *shape) > 0.5).float()
 
     def __call__(self) -> list[float]:
         """Returns the seconds of its parts."""
@@ -96,6 +145,13 @@ class Step:
         return [after - before for before, after in itertools.pairwise(times)]
 
 
+def count_flops(network: Network, images: torch.Tensor) -> float:
+    """Returns the GFLOPs of a forward pass of a batch, as built."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(network).eval()(images, all_heads=True)
+    return int(counter.get_total_flops()) / 1e9
+
+
 def compare(steps: dict[str, Step], *, repeats: int) -> dict[str, Any]:
     times: dict[str, list[list[float]]] = {name: [] for name in steps}
     for number in range(repeats + 1):
@@ -112,6 +168,10 @@ def compare(steps: dict[str, Step], *, repeats: int) -> dict[str, Any]:
     }
     return {
         **sides,
+        "gflops_a_second": {
+            name: 3 * count_flops(steps[name].network, steps[name].images) / statistics.median(of_side)
+            for name, of_side in whole.items()
+        },
         "ratio_of_minima": min(whole["built"]) / min(whole["form"]),
         "median_ratio": statistics.median(ratios),
         "ratio_quartiles": statistics.quantiles(ratios, n=4, method="inclusive")[::2],
@@ -128,7 +188,72 @@ def table(result: dict[str, Any]) -> str:
     low, high = result["ratio_quartiles"]
     rows.append(f"{'ratio of minima':24}{result['ratio_of_minima']:>18.2f}")
     rows.append(f"{'median ratio':24}{result['median_ratio']:>18.2f} ({low:.2f} to {high:.2f})")
+    rates = result["gflops_a_second"]
+    rows.append(f"{'GFLOP/s':24}{rates['built']:>18.1f}{rates['form']:>18.1f}, U-Net {rates['unet']:.1f}")
     return "\n".join(rows)
+
+
+def at_once(given: argparse.Namespace) -> dict[str, Any]:
+    """Returns steps a second of two trainings of one thread at once, and of one of two threads, in turns."""
+    context = multiprocessing.get_context("spawn")
+    sides: dict[str, list[Connection]] = {"two trainings": [], "one training": []}
+    processes = []
+    for name, threads in (("two trainings", 1), ("two trainings", 1), ("one training", 2)):
+        own, other = context.Pipe()
+        processes.append(context.Process(target=serve, args=(given, threads, other)))
+        processes[-1].start()
+        other.close()
+        sides[name].append(own)
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    try:
+        for pipes in sides.values():
+            answers(pipes, 1)  # warms up
+        for number in range(min(given.repeats, ROUNDS)):
+            for name in [*sides] if number % 2 else reversed([*sides]):
+                began = time.perf_counter()
+                answers(sides[name], STEPS)
+                rates[name].append(STEPS * len(sides[name]) / (time.perf_counter() - began))
+    finally:
+        for pipe in itertools.chain(*sides.values()):
+            pipe.close()
+        for process in processes:
+            process.join()
+    ratios = [two / one for two, one in zip(rates["two trainings"], rates["one training"], strict=True)]
+    return {
+        "steps_a_second": {name: statistics.median(values) for name, values in rates.items()},
+        "median_ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4, method="inclusive")[::2],
+    }
+
+
+def answers(pipes: list[Connection], steps: int) -> None:
+    """Has processes do some steps, all at once, and waits for them."""
+    for pipe in pipes:
+        pipe.send(steps)
+    for pipe in pipes:
+        try:
+            pipe.recv()
+        except EOFError:
+            raise SystemExit("A process has ended; its error is above.") from None
+
+
+def serve(given: argparse.Namespace, threads: int, pipe: Connection) -> None:
+    """Does as many steps as are asked for, until no more can come."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    network, images = made(given)
+    step = Step(network, images, new=True)
+    with contextlib.suppress(EOFError):
+        while True:
+            for _ in range(pipe.recv()):
+                step()
+            pipe.send(None)
+
+
+def table_at_once(result: dict[str, Any]) -> str:
+    rows = [f"{name:16}{rate:8.2f} steps a second" for name, rate in result["steps_a_second"].items()]
+    low, high = result["ratio_quartiles"]
+    return "\n".join([*rows, f"{'ratio':16}{result['median_ratio']:8.2f} ({low:.2f} to {high:.2f}), target {TARGET}"])
 
 
 def profiled(step: Step) -> str:
