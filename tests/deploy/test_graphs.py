@@ -200,7 +200,8 @@ class WithAConstant(Centred):
 def of_genotype(channels: int, norm: Norm, *, nodes: int = 4) -> Network:
     """A genotype with every operation that has weights, so that some see each channel by itself."""
     torch.manual_seed(channels)
-    sampled = NasWdan.sample(NasWdanSettings(choices=NasWdanChoices(depth=(3,), intermediate_nodes=(nodes,))), seed=6)
+    choices = NasWdanChoices(depth=(3,), intermediate_nodes=(nodes,), full_size_head=(True,))
+    sampled = NasWdan.sample(NasWdanSettings(choices=choices), seed=6)
     return build_network(sampled.with_settings(init_channel=channels), in_channels=2, outputs=1, norm=norm).eval()
 
 

@@ -157,6 +157,7 @@ def test_the_cut_network_of_the_zoo_computes_what_the_masked_one_does_and_is_exp
     else:
         cells = {kind: cell[:2] for kind, cell in genotype.cells.items()}
         settings = {**genotype.settings, "depth": 3, "intermediate_nodes": 2}
+        settings["full_size_head"] = name.startswith("alpha")
         genotype = replace(genotype, cells=cells, settings=settings, paths=to_kept(all_paths(3)))
     network = build_network(genotype, in_channels=3, outputs=2)
     found, image = check(network, part=0.6)

@@ -14,11 +14,13 @@ from medarts.spaces.nas_wdan.settings import NasWdanChoices
 from medarts.spaces.pieces import Piece
 
 WHOLE = NasWdanChoices(stem_stride=(1,), stem_channels=(16,))
+FULL = NasWdanChoices(full_size_head=(True,), stem_channels=(32,))
 
 GENOTYPES = {
     **{f"nas-wdan-{seed}": NasWdan.sample(NasWdanSettings(init_channel=4), seed=seed) for seed in range(6)},
     **{f"darts-{seed}": Darts.sample(DartsSettings(init_channel=4), seed=seed) for seed in range(2)},
     "nas-wdan-whole": NasWdan.sample(NasWdanSettings(init_channel=4, choices=WHOLE), seed=0),
+    "nas-wdan-full": NasWdan.sample(NasWdanSettings(init_channel=4, choices=FULL), seed=0),
     "cifar": load_genotype("darts_v2").with_settings(stem="cifar", layers=5, init_channel=3),
 }
 

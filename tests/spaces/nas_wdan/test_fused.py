@@ -54,8 +54,9 @@ def pair(
             for parameter in made.architecture():
                 parameter.normal_()
         for head in made.frame.heads.values():
-            dropout: Any = head.get_submodule("dropout")
-            dropout.p = 0.0
+            for part in head.modules():
+                if isinstance(part, nn.Dropout):
+                    part.p = 0.0
         return made
 
     return make(REFERENCE), make(FUSED)
@@ -98,6 +99,7 @@ def assert_equal(reference: NasWdanSupernet, fused: NasWdanSupernet, size: int, 
         ({"intermediate_nodes": 1}, 16, 2),
         ({"shuffle_groups": 4}, 16, 2),
         ({"deep_supervision": False}, 16, 2),
+        ({"full_size_head": True, "stem_channels": 8}, 16, 2),
     ],
 )
 def test_fused_equals_reference(changes: dict[str, Any], size: int, batch: int) -> None:

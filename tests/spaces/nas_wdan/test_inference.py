@@ -1,5 +1,6 @@
 """The network for inference gives what the network of training gives, whatever it is made of."""
 
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -135,6 +136,16 @@ def test_published_genotypes(name: str, norm: Norm) -> None:
 def test_wide_genotype_with_several_groups_a_norm(norm: Norm) -> None:
     genotype = small(init_channel=16, shuffle_groups=2, dropout_prob=0.2)
     assert_equal(network(genotype, in_channels=1, outputs=3, norm=norm), images(2, 1, 32, 32))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_head_at_full_size(norm: Norm, stride: int) -> None:
+    whole = small()
+    settings = {**whole.settings, "full_size_head": True, "stem_stride": stride, "stem_channels": 8}
+    plain = network(replace(whole, settings=settings), outputs=2, norm=norm)
+    assert_equal(plain, images(2, 3, 64 // (3 - stride), 32))
+    assert_equal(plain.double(), images(2, 3, 32, 32, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("stride", "channels"), [(1, 6), (2, 64)])

@@ -240,9 +240,12 @@ def test_norms_of_the_supernet_have_no_parameters() -> None:
     assert all(norm.weight is None for norm in norms)
 
 
-@pytest.mark.parametrize(("classes", "channels", "deep"), [(1, 3, True), (4, 1, True), (2, 5, False)])
-def test_outputs_have_the_size_of_the_input(classes: int, channels: int, deep: bool) -> None:
-    supernet = make(replace(SMALL, deep_supervision=deep), in_channels=channels, outputs=classes)
+@pytest.mark.parametrize(
+    ("classes", "channels", "deep", "full"), [(1, 3, True, False), (4, 1, True, True), (2, 5, False, False)]
+)
+def test_outputs_have_the_size_of_the_input(classes: int, channels: int, deep: bool, full: bool) -> None:
+    settings = replace(SMALL, deep_supervision=deep, full_size_head=full)
+    supernet = make(settings, in_channels=channels, outputs=classes)
     x = torch.rand(1, channels, 16, 24, dtype=torch.float64)
     outs = supernet(x, all_heads=True)
     assert [tuple(out.shape) for out in outs] == [(1, classes, 16, 24)] * (2 if deep else 1)
@@ -251,12 +254,12 @@ def test_outputs_have_the_size_of_the_input(classes: int, channels: int, deep: b
 def test_space_hands_all_settings_of_the_recipe_on() -> None:
     recipe = NasWdanSettings(
         init_channel=6, double_down_channel=False, intermediate_nodes=3, deep_supervision=False, shuffle_groups=3,
-        dropout_prob=0.25,
+        dropout_prob=0.25, stem_channels=8, full_size_head=True,
     )  # fmt: skip
     supernet = NasWdan(recipe, in_channels=2, outputs=3).supernet(StageSettings(depth=4), None)
     assert supernet.settings == LatticeSettings(
         depth=4, init_channel=6, double_down_channel=False, intermediate_nodes=3, shuffle_groups=3,
-        deep_supervision=False, dropout_prob=0.25,
+        deep_supervision=False, dropout_prob=0.25, stem_channels=8, full_size_head=True,
     )  # fmt: skip
     assert supernet(torch.rand(1, 2, 16, 16)).shape == (1, 3, 16, 16)
     assert any(isinstance(part, nn.Dropout) and part.p == 0.25 for part in supernet.modules())

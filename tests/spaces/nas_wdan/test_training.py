@@ -127,6 +127,15 @@ def test_every_operation(genotype: Genotype) -> None:
     assert_equal(network(genotype, norm="batch"), images(2, 3, 32, 32))
 
 
+@pytest.mark.parametrize(("norm", "stride"), [("group", 1), ("batch", 2)])
+def test_head_at_full_size(norm: Norm, stride: int) -> None:
+    whole = small()
+    settings = {**whole.settings, "full_size_head": True, "stem_stride": stride, "stem_channels": 8}
+    assert_equal(
+        network(replace(whole, settings=settings), outputs=2, norm=norm), images(2, 3, 64 // (3 - stride), 32), steps=2
+    )
+
+
 @pytest.mark.parametrize(("norm", "stride"), [("group", 2), ("batch", 1)])
 def test_nodes_of_zeros(norm: Norm, stride: int) -> None:
     """Where s0 is absent, the first two nodes are zeros."""

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from medarts.network.layers import Norm, make_norm
 from medarts.spaces.nas_wdan.lattice import STEM, Node, cell_key, lattice_inputs, node_key, reaching, without_cells
-from medarts.spaces.nas_wdan.operations import Transition
+from medarts.spaces.nas_wdan.operations import Transition, preprocess
 
 STEM_CHANNELS = 64
 """Of the published stem, whatever C is."""
 
 HEAD_DROPOUT = 0.1
+
+FULL_SIZE_CHANNELS = 16
+"""Of the head at full size. Convolutions of ONNX Runtime compute 16 at once, so fewer would be no faster."""
 
 CellMaker = Callable[[Transition, int | None, int, int], nn.Module]
 """(transition, channels of s0 or None where absent, channels of s1, c) -> cell that gives nodes x c channels."""
@@ -79,8 +82,64 @@ class Head(nn.Module):
         return logits * self.scale[:, None, None] + self.shift[:, None, None]
 
 
+class FullSizeHead(nn.Module):
+    """A head at the size of the image: joins a node with what the first convolution of the stem saw there.
+
+    The top row of a lattice has half of the height and width, so a published head cannot draw an edge between its
+    pixels. A U-Net does by the skip connection of its first level. This is a cheap one: both inputs go through 1x1
+    convolutions, are added, and pass one 3x3 convolution.
+
+    Args:
+        channels: of the node.
+        fine_channels: of the first convolution of the stem.
+        outputs: channels of the logits.
+        scale: size of the image by that of the node.
+        affine: whether the norms have a scale and a shift.
+        norm: their kind.
+    """
+
+    def __init__(
+        self, channels: int, fine_channels: int, outputs: int, *, scale: int, affine: bool, norm: Norm
+    ) -> None:
+        super().__init__()
+        width = FULL_SIZE_CHANNELS
+        self.scale_factor = scale
+        self.read = preprocess(channels, width, affine=affine, norm=norm)
+        self.fine = nn.Sequential(nn.Conv2d(fine_channels, width, 1, bias=False), make_norm(norm, width, affine=affine))
+        self.join = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            make_norm(norm, width, affine=affine),
+            nn.ReLU(),
+        )
+        self.head = Head(width, outputs)
+
+    @property
+    def shift(self) -> nn.Parameter:
+        """That of each class's logit."""
+        return self.head.shift
+
+    def joined(self, x_bchw: Tensor, fine_bchw: Tensor) -> Tensor:
+        """Returns what the logits are made of, at the size of the image."""
+        read: Tensor = self.read(x_bchw)
+        if self.scale_factor > 1:
+            read = F.interpolate(read, scale_factor=self.scale_factor, mode="bilinear")
+        y: Tensor = self.join(read + self.fine(fine_bchw))
+        return y
+
+    def forward(self, x_bchw: Tensor, fine_bchw: Tensor) -> Tensor:
+        """Returns logits, one channel a class.
+
+        Args:
+            x_bchw: the node.
+            fine_bchw: the output of the first convolution of the stem.
+        """
+        logits: Tensor = self.head(self.joined(x_bchw, fine_bchw))
+        return logits
+
+
 class NasWdanFrame(nn.Module):
-    """Stem, one cell for every kept transition, and a 1x1 head on each of ``heads``.
+    """Stem, one cell for every kept transition, and a head on each of ``heads``.
 
     Args:
         paths: the transitions into every node.
@@ -94,6 +153,7 @@ class NasWdanFrame(nn.Module):
         norm: the kind of the stem's norms.
         stem_stride: of the stem.
         stem_channels: that the first cells read.
+        full_size_head: whether the last head is a `FullSizeHead`.
     """
 
     def __init__(
@@ -110,6 +170,7 @@ class NasWdanFrame(nn.Module):
         norm: Norm = "group",
         stem_stride: int = 2,
         stem_channels: int = STEM_CHANNELS,
+        full_size_head: bool = False,
     ) -> None:
         super().__init__()
         self.paths = dict(paths)
@@ -124,6 +185,11 @@ class NasWdanFrame(nn.Module):
                 cell = make_cell(transition, channels.get(s0), channels[s1], widths[node.level])
                 self.cells[cell_key(node, transition)] = cell
         self.heads = nn.ModuleDict({node_key(node): Head(channels[node], outputs) for node in heads})
+        if full_size_head:
+            last, scale, fine = heads[-1], stem_stride, stem_channels // 2
+            self.heads[node_key(last)] = FullSizeHead(
+                channels[last], fine, outputs, scale=scale, affine=affine, norm=norm
+            )
 
     def run(
         self,
@@ -157,7 +223,8 @@ class NasWdanFrame(nn.Module):
                 parts = read(state, [self.cells[cell].get_submodule(f"input{slot}") for cell, slot in readers])
                 inputs.update(zip(readers, parts, strict=True))
 
-        settle(STEM, self.stem(x_bchw))
+        fine = self.stem[0](x_bchw)
+        settle(STEM, self.stem[1](fine))
         for node, transitions in paths.items():
             total: Tensor | None = None
             for transition in transitions:
@@ -166,13 +233,19 @@ class NasWdanFrame(nn.Module):
                 total = output if total is None else total + output
             assert total is not None
             settle(node, total)
-        size = x_bchw.shape[-2:]
-        return [F.interpolate(self.heads[node_key(node)](states[node]), size=size, mode="bilinear") for node in wanted]
+        logits = []
+        for node in wanted:
+            head, state = self.heads[node_key(node)], states[node]
+            if isinstance(head, FullSizeHead):
+                logits.append(head(state, fine))
+            else:
+                logits.append(F.interpolate(head(state), size=x_bchw.shape[-2:], mode="bilinear"))
+        return logits
 
     @property
     def output_biases(self) -> tuple[nn.Parameter, ...]:
         """The shifts of the heads."""
-        return tuple(cast(Head, head).shift for head in self.heads.values())
+        return tuple(cast(Head | FullSizeHead, head).shift for head in self.heads.values())
 
     def take_away(self, cells: Sequence[str], heads: tuple[Node, ...]) -> None:
         """Takes cells, and heads but those of the nodes ``heads``, away, with all that no kept head needs any more.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medarts.network import InferenceForm
 from medarts.network.layers import ChannelShuffle
 from medarts.network.packed import AnyConv, AnyNorm, Convolution, Form, NormedConvolution
-from medarts.spaces.nas_wdan.frame import Head
+from medarts.spaces.nas_wdan.frame import FullSizeHead, Head
 from medarts.spaces.nas_wdan.lattice import STEM, Node, cell_key, lattice_inputs, node_key, reaching, size_at
 from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork, OnLattice
 
@@ -48,7 +48,7 @@ class NasWdanInference(OnLattice, InferenceForm):
         self.cells = nn.ModuleDict(
             {key: InferenceCell(cast(NasWdanCell, cell), form=self.form) for key, cell in frame.cells.items()}
         )
-        self.head_convs = nn.ModuleDict({key: _head(cast(Head, head), self.form) for key, head in frame.heads.items()})
+        self.heads_by_node = nn.ModuleDict({key: _head(head, self.form) for key, head in frame.heads.items()})
 
     @torch.inference_mode()
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
@@ -56,14 +56,17 @@ class NasWdanInference(OnLattice, InferenceForm):
         wanted = self.nodes_of(heads)
         size = x_bchw.shape[-2:]
         x = x_bchw.to(self.form.dtype, memory_format=self.form.maps)
-        active: dict[Node, Tensor] = {STEM: self.stem(x)}  # every node behind its ReLU
+        fine = self.stem[0](x)
+        active: dict[Node, Tensor] = {STEM: self.stem[1](fine)}  # every node behind its ReLU
         logits = []
         for node in reaching(self.paths, wanted):
             state = self._state(node, active, size)
             if node in wanted:
-                small: Tensor = self.head_convs[node_key(node)](state)
-                small = small.float() if small.dtype.itemsize < 4 else small
-                logits.append(F.interpolate(small, size=size, mode="bilinear"))
+                head = self.heads_by_node[node_key(node)]
+                is_full = isinstance(head, FullSizeInference)
+                found: Tensor = head(torch.relu(state), fine) if is_full else head(state)
+                found = found.float() if found.dtype.itemsize < 4 else found
+                logits.append(found if is_full else F.interpolate(found, size=size, mode="bilinear"))
             active = {other: kept for other, kept in active.items() if other.layer >= node.layer - REACH}
             active[node] = state.relu_()
         return logits
@@ -127,6 +130,36 @@ class InferenceCell(nn.Module):
         return nodes
 
 
+class FullSizeInference(nn.Module):
+    """The head at full size.
+
+    Args:
+        head: what it computes.
+        form: how it computes.
+    """
+
+    def __init__(self, head: FullSizeHead, *, form: Form) -> None:
+        super().__init__()
+        self.scale_factor = head.scale_factor
+        self.read = _behind_relu(cast(nn.Sequential, head.read), form, relu=False)
+        self.fine = _behind_relu(head.fine, form, relu=False)
+        self.join = _behind_relu(head.join, form)
+        self.last = _head(head.head, form)
+
+    def forward(self, active_bchw: Tensor, fine_bchw: Tensor) -> Tensor:
+        """Returns the logits at the size of the image.
+
+        Args:
+            active_bchw: the node behind its ReLU.
+            fine_bchw: the output of the first convolution of the stem.
+        """
+        read: Tensor = self.read(active_bchw)
+        if self.scale_factor > 1:
+            read = F.interpolate(read, scale_factor=self.scale_factor, mode="bilinear")
+        logits: Tensor = self.last(self.join((self.fine(fine_bchw) + read).relu_()))
+        return logits
+
+
 def _sum(terms: Sequence[Tensor]) -> Tensor | None:
     """Returns the sum, without changing the terms; None where there are none."""
     if len(terms) < 2:
@@ -137,13 +170,16 @@ def _sum(terms: Sequence[Tensor]) -> Tensor | None:
     return total
 
 
-def _behind_relu(parts: nn.Sequential, form: Form) -> NormedConvolution:
-    """Returns convolution and norm of a preprocessing or a part of the stem, with the ReLU that follows them."""
+def _behind_relu(parts: nn.Sequential, form: Form, *, relu: bool = True) -> NormedConvolution:
+    """Returns the convolution and the norm among some parts, with a ReLU behind them or without."""
     conv, norm = (part for part in parts if not isinstance(part, nn.ReLU))
-    return NormedConvolution(cast(AnyConv, conv), cast(AnyNorm, norm), form=form, relu=True)
+    return NormedConvolution(cast(AnyConv, conv), cast(AnyNorm, norm), form=form, relu=relu)
 
 
-def _head(head: Head, form: Form) -> Convolution:
+def _head(head: nn.Module, form: Form) -> nn.Module:
+    if isinstance(head, FullSizeHead):
+        return FullSizeInference(head, form=form)
+    assert isinstance(head, Head)
     return Convolution(head.conv, form=form, scale=head.scale.detach(), bias=head.shift.detach())
 
 

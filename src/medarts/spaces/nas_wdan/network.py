@@ -174,6 +174,7 @@ class NasWdanNetwork(OnLattice):
             norm=norm,
             stem_stride=settings.stem_stride,
             stem_channels=settings.stem_channels,
+            full_size_head=settings.full_size_head,
         )
 
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:

@@ -6,7 +6,7 @@ from functools import partial
 
 from medarts.network.layers import Norm
 from medarts.spaces.genotype import NONE, Genotype
-from medarts.spaces.nas_wdan.frame import STEM_CHANNELS, Head, make_stem
+from medarts.spaces.nas_wdan.frame import STEM_CHANNELS, FullSizeHead, Head, make_stem
 from medarts.spaces.nas_wdan.genotypes import check, paths_of
 from medarts.spaces.nas_wdan.lattice import STEM, all_paths, lattice_inputs, reaching, size_at
 from medarts.spaces.nas_wdan.lattice import head_nodes as nodes_with_heads
@@ -41,7 +41,11 @@ def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int, nor
     found = Counter(
         [
             stem_piece(in_channels, settings.stem_channels, size, norm, stride=settings.stem_stride),
-            head_piece(channels[last], outputs, size=at(last.level), image=size),
+            head_piece(channels[last], outputs, size=at(last.level), image=size)
+            if not settings.full_size_head
+            else full_size_head_piece(
+                channels[last], settings.stem_channels // 2, outputs, size=at(last.level), image=size, norm=norm
+            ),
         ]
     )
     for node, transitions in paths.items():
@@ -132,5 +136,17 @@ def head_piece(channels: int, outputs: int, *, size: int, image: int) -> Piece:
         f"nas-wdan head of {outputs} at {image}",
         ((channels, size, size),),
         lambda: Resized(Head(channels, outputs), image),
+        is_once=True,
+    )
+
+
+def full_size_head_piece(
+    channels: int, fine_channels: int, outputs: int, *, size: int, image: int, norm: Norm
+) -> Piece:
+    """Returns the head that works at the size of the image."""
+    return Piece(
+        f"nas-wdan head of {outputs} at full size, {norm} norm",
+        ((channels, size, size), (fine_channels, image, image)),
+        partial(FullSizeHead, channels, fine_channels, outputs, scale=image // size, affine=True, norm=norm),
         is_once=True,
     )

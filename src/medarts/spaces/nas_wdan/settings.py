@@ -47,6 +47,7 @@ class NasWdanChoices(Section):
         deep_supervision: whether every node of the top row has a head, or the last alone.
         stem_stride: 2, or 1 for a top row at the size of the image.
         stem_channels: channels of the stem.
+        full_size_head: whether the last head works at the size of the image.
     """
 
     depth: Choices[Annotated[Whole, Field(ge=3, le=DEEPEST)]] = (3, 4, 5)
@@ -55,6 +56,7 @@ class NasWdanChoices(Section):
     deep_supervision: Choices[Flag] = (False, True)
     stem_stride: Annotated[Choices[StemStride], LATER] = (2,)
     stem_channels: Annotated[Choices[StemChannels], LATER] = (STEM_CHANNELS,)
+    full_size_head: Annotated[Choices[Flag], LATER] = (False,)
 
 
 class NasWdanSettings(Settings):
@@ -72,6 +74,8 @@ class NasWdanSettings(Settings):
             operations.
         stem_channels: channels that the stem gives to the first cells, even; its first convolution has half of them.
             64, as published, is a large part of the latency where C is small.
+        full_size_head: the last head joins its node, resized to the size of the image, with what the stem's first
+            convolution saw there; the published one resizes logits.
         operations: candidates of the search: set (down, normal, up) -> names. Default: those of the paper.
         choices: macro settings that sampled networks may have.
     """
@@ -85,6 +89,7 @@ class NasWdanSettings(Settings):
     dropout_prob: Fraction = 0.0
     stem_stride: Annotated[StemStride, LATER] = 2
     stem_channels: Annotated[StemChannels, LATER] = STEM_CHANNELS
+    full_size_head: Annotated[Flag, LATER] = False
     operations: OperationNames = Field(default={})
     choices: Annotated[NasWdanChoices, LATER] = NasWdanChoices()
 
@@ -96,7 +101,7 @@ class NasWdanSettings(Settings):
         return self
 
 
-_PUBLISHED_STEM: Mapping[str, Setting] = {"stem_stride": 2, "stem_channels": STEM_CHANNELS}
+_PUBLISHED: Mapping[str, Setting] = {"stem_stride": 2, "stem_channels": STEM_CHANNELS, "full_size_head": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ class LatticeSettings:
         absent_edges: cells hold the operations of edges that read an absent s0, as the published networks do.
         stem_stride: of the stem, 2 or 1.
         stem_channels: of the stem, even.
+        full_size_head: whether the last head is a `FullSizeHead`.
     """
 
     depth: int
@@ -126,6 +132,7 @@ class LatticeSettings:
     absent_edges: bool = False
     stem_stride: int = 2
     stem_channels: int = STEM_CHANNELS
+    full_size_head: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -138,6 +145,6 @@ class LatticeSettings:
     def to_mapping(self) -> Mapping[str, Setting]:
         """Returns the settings in the form of a genotype.
 
-        A stem as published is left out: genotypes were made before there was another one, and stay equal.
+        Stem and head as published are left out: genotypes were made before there were others, and stay equal.
         """
-        return {name: value for name, value in asdict(self).items() if _PUBLISHED_STEM.get(name) != value}
+        return {name: value for name, value in asdict(self).items() if _PUBLISHED.get(name) != value}

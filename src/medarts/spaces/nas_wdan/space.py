@@ -169,6 +169,7 @@ class NasWdan(SearchSpace):
             dropout_prob=self.settings.dropout_prob,
             stem_stride=self.settings.stem_stride,
             stem_channels=self.settings.stem_channels,
+            full_size_head=self.settings.full_size_head,
         )
 
     def operation_pieces(self, stage: StageSettings, *, size: int, norm: Norm | None) -> Mapping[str, Counter[Piece]]:

@@ -499,6 +499,7 @@ class NasWdanSupernet(Supernet):
             affine=False,
             stem_stride=self.settings.stem_stride,
             stem_channels=self.settings.stem_channels,
+            full_size_head=self.settings.full_size_head,
         )
 
     @staticmethod

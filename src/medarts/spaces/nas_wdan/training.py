@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medarts.network.layers import ChannelShuffle
 from medarts.network.packed import AnyConv, AnyNorm
 from medarts.spaces.kernels import to_bchw, to_bhwc
-from medarts.spaces.nas_wdan.frame import Head
+from medarts.spaces.nas_wdan.frame import FullSizeHead, Head
 from medarts.spaces.nas_wdan.fused import KNOWN
 from medarts.spaces.nas_wdan.lattice import STEM, Node, cell_key, node_key, size_at
 from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork, OnLattice
@@ -55,13 +55,18 @@ class NasWdanTraining(OnLattice):
         if heads is not None or not self.training:
             return self.network.forward_heads(x_bchw, heads)
         frame, norms, size = self.network.frame, NormValues(self.joined), x_bchw.shape[-2:]
-        inputs = self.readers[STEM](frame.stem(x_bchw.contiguous(memory_format=torch.channels_last)), norms)
+        fine = frame.stem[0](x_bchw.contiguous(memory_format=torch.channels_last))
+        inputs = self.readers[STEM](frame.stem[1](fine), norms)
         logits = []
         for node in frame.paths:
             state = self._state(node, inputs, norms, like=x_bchw)
             if node in self.head_nodes:
-                small = _logits(cast(Head, frame.heads[node_key(node)]), state)
-                logits.append(F.interpolate(small, size=size, mode="bilinear"))
+                head = frame.heads[node_key(node)]
+                if isinstance(head, FullSizeHead):
+                    logits.append(_logits(head.head, head.joined(state, fine)))
+                else:
+                    small = _logits(cast(Head, head), state)
+                    logits.append(F.interpolate(small, size=size, mode="bilinear"))
             inputs |= self.readers[node](state, norms)
         norms.keep_statistics()
         return logits
