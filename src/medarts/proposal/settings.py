@@ -203,7 +203,9 @@ def _put_choices(draft: Draft, size: int, device: str, *, whole: str | None) -> 
     draft.put("space.double_down_channel", False)
     choices = {"depth": depths, "intermediate_nodes": [2, 3, 4], "double_down_channel": [False, True]}
     choices["stem_channels"] = [16, 32, 64]
-    if whole is not None:
+    if whole is None:
+        choices["full_size_head"] = [True]
+    else:
         draft.put("space.stem_stride", stride, whole)
         choices["stem_stride"] = [stride]
     draft.put("space.choices", choices)
