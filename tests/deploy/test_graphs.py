@@ -197,17 +197,18 @@ class WithAConstant(Centred):
         return self.convolution(x_bchw) / self.channels
 
 
-def of_genotype(channels: int, norm: Norm, *, nodes: int = 4) -> Network:
+def of_genotype(channels: int, norm: Norm, *, nodes: int = 4, full: bool = False) -> Network:
     """A genotype with every operation that has weights, so that some see each channel by itself."""
     torch.manual_seed(channels)
-    choices = NasWdanChoices(depth=(3,), intermediate_nodes=(nodes,), full_size_head=(True,))
+    choices = NasWdanChoices(depth=(3,), intermediate_nodes=(nodes,), full_size_head=(full,))
     sampled = NasWdan.sample(NasWdanSettings(choices=choices), seed=6)
     return build_network(sampled.with_settings(init_channel=channels), in_channels=2, outputs=1, norm=norm).eval()
 
 
-def test_another_width_has_the_graph_that_it_would_get_itself() -> None:
-    first = Translation(of_genotype(3, "batch"), in_channels=2, size=16)
-    wider = of_genotype(5, "batch")
+@pytest.mark.parametrize("full", [False, True])
+def test_another_width_has_the_graph_that_it_would_get_itself(full: bool) -> None:
+    first = Translation(of_genotype(3, "batch", full=full), in_channels=2, size=16)
+    wider = of_genotype(5, "batch", full=full)
     assert first.of(wider) == network_to_onnx(wider, in_channels=2, size=16)
 
 

@@ -58,5 +58,4 @@ def test_a_run_does_not_notice_that_the_clock_is_set(
     assert (run / "metrics.jsonl").read_bytes() == (whole.path / "metrics.jsonl").read_bytes()
     timing = resumed.read_journal("timing.jsonl")
     assert all(0 < line["seconds"] < 600 for line in timing)
-    assert all(min(line["spent"].values()) > 0 for line in timing)
     assert RunDirectory(run).facts["finished"]

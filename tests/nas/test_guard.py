@@ -205,8 +205,10 @@ def test_a_supernet_without_foreground_is_an_error_of_the_search(recipe, tmp_pat
 def test_advice_names_what_the_recipe_lacks(recipe):
     assert guard.advice(recipe, stage=0, blind=True) == (
         "Raise search.lr (0.025) or search.stages.0.epochs (4), or use search.loss=bce_dice or "
-        "data.sampling=foreground or space.stem_stride=1 where structures are thin."
+        "data.sampling=foreground or space.full_size_head=true where structures are thin."
     )
+    finer = changed(recipe, "search.loss=bce_dice", "data.sampling=foreground", "space.full_size_head=true")
+    assert "or use space.stem_stride=1 where structures are thin." in guard.advice(finer, stage=0, blind=True)
     able = changed(recipe, "search.loss=bce_dice", "data.sampling=foreground", "space.stem_stride=1", "search.lr=0.2")
     assert guard.advice(able, stage=0, blind=True) == "Raise search.lr (0.2) or search.stages.0.epochs (4)."
     patches = changed(recipe, "search.loss=dice", "data.resize=patches", "space.stem_stride=1")

@@ -84,6 +84,7 @@ def test_structures_as_thin_as_pixels_of_networks_get_a_whole_top_row(tmp_path, 
         assert found.data.size == 128
         assert isinstance(found.space, NasWdanSettings)
         choices = found.space.choices
+        assert choices.full_size_head == (choices.stem_stride == (2,),)
         return found.data.resize, found.space.stem_stride, choices.stem_stride, choices.depth
 
     assert space(pairs(tmp_path / "thin", [lines(128, width=1)] * 6)) == ("fit", 1, (1,), (3, 4, 5))

@@ -147,8 +147,8 @@ def test_the_cut_baseline_computes_what_the_masked_one_does(name, small_densenet
         check_exported(network, image)
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_the_cut_network_of_the_zoo_computes_what_the_masked_one_does_and_is_exported_as_it_is(name):
+@pytest.mark.parametrize(("name", "full"), [*((name, False) for name in ZOO), ("layer7_double_deep", True)])
+def test_the_cut_network_of_the_zoo_computes_what_the_masked_one_does_and_is_exported_as_it_is(name, full):
     """Its own operations, in fewer cells and nodes, as tracing takes most of the time."""
     torch.manual_seed(0)
     genotype = load_genotype(name).with_settings(init_channel=4)
@@ -156,8 +156,7 @@ def test_the_cut_network_of_the_zoo_computes_what_the_masked_one_does_and_is_exp
         genotype = genotype.with_settings(layers=4)
     else:
         cells = {kind: cell[:2] for kind, cell in genotype.cells.items()}
-        settings = {**genotype.settings, "depth": 3, "intermediate_nodes": 2}
-        settings["full_size_head"] = name.startswith("alpha")
+        settings = {**genotype.settings, "depth": 3, "intermediate_nodes": 2, "full_size_head": full}
         genotype = replace(genotype, cells=cells, settings=settings, paths=to_kept(all_paths(3)))
     network = build_network(genotype, in_channels=3, outputs=2)
     found, image = check(network, part=0.6)

@@ -451,13 +451,19 @@ def is_begun(path: Path) -> bool:
 
 
 def epochs_done(path: Path) -> int:
-    """Returns how many epochs stand in the journal of a run, which may be at work or not begun.
+    """Returns how many epochs a run has done, which may be at work or not begun.
 
-    Of a run without one, such as a search by training, in those of the runs in it.
+    A run without a journal of its own, such as a search by training, has done those of the runs in it.
     """
-    own = path / "metrics.jsonl"
-    journals = [own] if own.exists() else path.glob("*/*/metrics.jsonl")
-    return sum(read_whole(journal).count(b"\n") for journal in journals)
+    if (path / "metrics.jsonl").exists():
+        return own_epochs_done(path)
+    return sum(own_epochs_done(journal.parent) for journal in path.glob("*/*/metrics.jsonl"))
+
+
+def own_epochs_done(path: Path) -> int:
+    """Returns how many epochs stand in the journal of a run; 0 where it has none."""
+    journal = path / "metrics.jsonl"
+    return read_whole(journal).count(b"\n") if journal.exists() else 0
 
 
 def path_of(run: RunDirectory | Path | str) -> Path:

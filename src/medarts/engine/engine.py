@@ -126,7 +126,7 @@ class Job(ABC, Generic[State]):
         splitting: parts of its batches, of which there are more where memory has run out.
         run: where everything is written; None in a trial, which writes nothing.
         pause: epochs of a stage after which the job is left as it is, to go on later; None does all of it.
-        watch: what an epoch is spent on.
+        stopwatch: what an epoch is spent on.
     """
 
     kind: ClassVar[str]
@@ -144,7 +144,7 @@ class Job(ABC, Generic[State]):
         self.splitting = Splitting(self)
         self.run: RunDirectory | None = None
         self.pause: int | None = None
-        self.watch = Stopwatch()
+        self.stopwatch = Stopwatch()
         self._stop = Interruption()
         self._clock = 0.0, 0
         self._last_line = 0.0
@@ -363,33 +363,31 @@ class Job(ABC, Generic[State]):
     def _run_epoch(self, stop: Interruption, bar: Bar) -> None:
         began, first = time.perf_counter(), self.state.step
         self._last_line = began
-        with self.watch.on("input"):
+        with self.stopwatch.on("input"):
             self.begin_epoch()
         while self.state.step < self.steps:
             if self.ranks.size > 1:
                 self.ranks.note(self.where, fix=f"Resume with: {self.continuation}", request=self._stop)
             splits = len(self.splitting.records)
-            with self.watch.on("steps"):
+            with self.stopwatch.on("steps"):
                 self._step()
             asked = self.ranks.is_to_stop(self._stop)
             # More parts than before are kept at once: a run that is killed now goes on with as many.
             if (asked or len(self.splitting.records) > splits) and self.state.step < self.steps:
-                self.ranks.first(self.save)  # none leaves before it is written: that would end the one that writes
+                with self.stopwatch.on("logging"):
+                    self.ranks.first(self.save)  # none leaves before it is written: that would end the one that writes
                 if asked:
                     self._leave()
             bar.advance()  # after the saving: a terminal that was closed takes no more output
             self._tell_step(began, first)
-        with self.watch.on("validation"):
-            values = self.validate()
-        with self.watch.on("logging"):
+        values = self.validate()
+        with self.stopwatch.on("logging"):
             counters = {name: number for name, number in self.counters.items() if name != "step"}
             journals = {name: {**counters, **line} for name, line in self.journals(values).items()}
             # The checkpoint holds the lengths of the journals, so its own time counts for the next epoch.
-            spent = self.watch.lap()
+            seconds, spent = time.perf_counter() - began, self.stopwatch.lap()
             memory = peak_memory_mb(self.fabric.device)
-            journals["timing.jsonl"] = {
-                **counters, "seconds": sum(spent.values()), "spent": spent, "peak_memory_mb": memory
-            }  # fmt: skip
+            journals["timing.jsonl"] = {**counters, "seconds": seconds, "spent": spent, "peak_memory_mb": memory}
             for name, line in journals.items():
                 self.directory.append(name, line)
             if self.recipe.compute.tensorboard and self.ranks.is_first:
@@ -451,7 +449,7 @@ class Job(ABC, Generic[State]):
         self.ranks.check_alike([*self.module.state_dict().values()], what="weights")
         network, images = self.validated
         network.eval()
-        with memory_named("the validation", fix=FEWER_AT_ONCE):
+        with self.stopwatch.on("validation"), memory_named("the validation", fix=FEWER_AT_ONCE):
             values = self.splitting.within_memory(lambda: self._scores(network, images), of="validation")
         self.check_finite(values["val_loss"], name="validation loss")
         return values

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medarts.engine.directory import RunDirectory, epochs_done, is_begun
+from medarts.engine.directory import RunDirectory, epochs_done, is_begun, own_epochs_done
 from medarts.errors import MedartsError
 from medarts.system.console import MOST_SECONDS_A_LINE, counted, has_lines, in_words, inform
 
@@ -40,7 +40,7 @@ class Follower:
 
     def __init__(self, runs: Iterable[Followed], *, total: int | None = None) -> None:
         self._runs = list(runs)
-        self._told = {run.path: _own_epochs(run.path) for run in self._runs} if has_lines() else {}
+        self._told = {run.path: own_epochs_done(run.path) for run in self._runs} if has_lines() else {}
         self._total = total
         self._began = self._last_line = time.monotonic()
         self._before = self._done()
@@ -57,7 +57,7 @@ class Follower:
         if not has_lines():
             return
         for run in self._runs:
-            if _own_epochs(run.path) > self._told[run.path] and is_begun(run.path):
+            if own_epochs_done(run.path) > self._told[run.path] and is_begun(run.path):
                 with suppress(MedartsError):  # whoever needs the run will say what is damaged
                     self._tell_run(run)
         if time.monotonic() - self._last_line >= MOST_SECONDS_A_LINE:
@@ -92,11 +92,6 @@ class Follower:
         """Returns the epochs of all runs."""
         of_these = sum(max(run.epochs, self._told[run.path]) for run in self._runs)
         return of_these if self._total is None else self._total
-
-
-def _own_epochs(path: Path) -> int:
-    """Returns the epochs that a run itself has done, without those of the runs in it."""
-    return epochs_done(path) if (path / "metrics.jsonl").exists() else 0
 
 
 def epoch_line(

@@ -35,8 +35,8 @@ class Span:
 
 
 Part = Literal["input", "steps", "validation", "logging"]
-"""What an epoch is spent on: reading and augmenting images, the steps themselves, validation, and all that is written:
-journals, with what a search finds out for them, and checkpoints."""
+"""What an epoch is spent on: images of the steps, read and augmented; the steps themselves; validations, with their
+images; and logging: journals, what a search finds out for them, and the checkpoint of the epoch before."""
 
 
 class Stopwatch:

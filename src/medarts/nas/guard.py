@@ -158,7 +158,8 @@ def _for_the_blind(recipe: Recipe, stage: int) -> str:
         drawn = "equal" if len(data.sources) > 1 else "foreground"
         others.append("'data.sampling={foreground: 0.33}'" if data.resize == "patches" else f"data.sampling={drawn}")
     if getattr(recipe.space, "stem_stride", 1) == 2:
-        others.append("space.stem_stride=1 where structures are thin")
+        finer = "stem_stride=1" if getattr(recipe.space, "full_size_head", True) else "full_size_head=true"
+        others.append(f"space.{finer} where structures are thin")
     return f"{raised}, or use {' or '.join(others)}." if others else f"{raised}."
 
 

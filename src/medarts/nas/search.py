@@ -412,7 +412,7 @@ class Search(Job[SearchState]):
         state, recipe = self.state, self.recipe
         where = (half.name, state.stage, epoch, step)
         data, seed = recipe.data, seed_of(recipe.seed, *where)
-        with self.watch.on("input"):
+        with self.stopwatch.on("input"):
             batch = half.training(order, step, settings=data.augmentation, seed=seed, resize=data.resize)
         mixture = mix(batch.images, batch.targets, recipe.search.mixing, seed=seed_of(recipe.seed, "mixing", *where))
         progress, settings = self.stage_progress, recipe.search

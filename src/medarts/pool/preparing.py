@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from medarts.config import Recipe
+from medarts.config.reading import as_text
+from medarts.config.section import Section
 from medarts.data.store import ImageStore
 from medarts.errors import RecipeError
 from medarts.nas.search import prepare_search
@@ -67,9 +69,21 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
 def _check_choices(recipe: Recipe, space: SearchSpace) -> None:
     """Refuses macro settings with which a candidate could not take the images, or those that it is measured with.
 
+    And ones that are asked for, where no candidate would have them.
+
     Raises:
         RecipeError: of one of them.
     """
+    settings, choices = recipe.space, getattr(recipe.space, "choices", None)
+    usual = {name: field.default for name, field in type(settings).model_fields.items()}
+    for name in type(choices).model_fields if isinstance(choices, Section) else ():
+        value, possible = getattr(settings, name, None), getattr(choices, name)
+        if name in usual and value not in (usual[name], *possible):
+            raise RecipeError(
+                f"space.{name} is {as_text(value)}, but candidates have one of space.choices.{name}: "
+                f"{', '.join(map(as_text, possible))}.",
+                fix=f"Use space.choices.{name}=[{as_text(value)}].",
+            )
     space.check_choices(recipe.data.size, field="data.size")
     if recipe.budget.size is not None:
         space.check_choices(recipe.budget.size, field="budget.size")

@@ -322,11 +322,12 @@ def _changes(facts: Content) -> Table | None:
 
 def _spent(run: RunDirectory, history: History) -> str:
     """Returns what the epochs were spent on, the most first."""
+    seconds: Counter[str] = Counter()
     with reading(run.path / "timing.jsonl", fix="Copy the run again."):
-        parts = [{name: float(seconds) for name, seconds in line["spent"].items()} for line in history.timing]
-        seconds = {name: sum(spent[name] for spent in parts) for name in parts[0]}
-    total = sum(seconds.values()) or 1.0
-    return ", ".join(f"{name} {seconds[name] / total:.0%}" for name in sorted(seconds, key=seconds.__getitem__)[::-1])
+        for line in history.timing:
+            seconds.update({name: float(part) for name, part in line["spent"].items()})
+    total = seconds.total() or 1.0
+    return ", ".join(f"{name} {part / total:.0%}" for name, part in seconds.most_common())
 
 
 def _environment(run: RunDirectory, facts: Content, history: History) -> list[tuple[str, str]]:

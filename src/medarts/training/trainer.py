@@ -243,7 +243,7 @@ class Training(Job[TrainingState]):
         """
         settings, seed, data = self.recipe.train, self.recipe.seed, self.recipe.data
         changes: Any = {"settings": data.augmentation, "resize": data.resize, "seed": seed_of(seed, *where)}
-        with self.watch.on("input"):
+        with self.stopwatch.on("input"):
             batch = self.training.training(order, step, **changes)
         mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
         seed_torch(seed, "dropout", *where)

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -9,6 +10,7 @@ from medarts.errors import GenotypeError, RecipeError
 from medarts.spaces.genotype import Genotype, KeptCells, zoo
 from medarts.spaces.genotype import load_genotype as load
 from medarts.spaces.nas_wdan import lattice
+from medarts.spaces.nas_wdan.frame import FullSizeHead, Head
 from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork
 from medarts.spaces.nas_wdan.operations import TRANSITIONS, OperationSettings, Transition
 
@@ -64,6 +66,20 @@ def test_absent_edges_add_parameters_that_nothing_uses(name: str) -> None:
 def test_heads_are_named_from_early_to_last() -> None:
     assert network().heads == ("2,0", "4,0", "6,0", "8,0")
     assert network(small(deep_supervision=False)).heads == ("8,0",)
+
+
+def test_the_last_head_reads_the_stem_where_it_works_at_full_size() -> None:
+    """And it alone: a change of what it reads there changes its logits and no others."""
+    whole = small()
+    net = NasWdanNetwork(replace(whole, settings={**whole.settings, "full_size_head": True})).eval()
+    assert [type(head) for head in net.frame.heads.values()] == [Head, Head, Head, FullSizeHead]
+    x = torch.rand(1, 3, 32, 32)
+    before = net(x, all_heads=True)
+    with torch.no_grad():
+        for parameter in net.frame.heads["8_0"].get_submodule("fine").parameters():
+            parameter.mul_(2)
+    after = net(x, all_heads=True)
+    assert [torch.equal(one, other) for one, other in zip(before, after, strict=True)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("head", ["2,0", "4,0", "6,0", "8,0"])

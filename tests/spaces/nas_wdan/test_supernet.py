@@ -14,6 +14,7 @@ from medarts.spaces.base import Candidates
 from medarts.spaces.cells import CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import NONE, Genotype
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings, lattice
+from medarts.spaces.nas_wdan.frame import FullSizeHead
 from medarts.spaces.nas_wdan.genotypes import check, paths_of
 from medarts.spaces.nas_wdan.lattice import Node
 from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork
@@ -249,6 +250,7 @@ def test_outputs_have_the_size_of_the_input(classes: int, channels: int, deep: b
     x = torch.rand(1, channels, 16, 24, dtype=torch.float64)
     outs = supernet(x, all_heads=True)
     assert [tuple(out.shape) for out in outs] == [(1, classes, 16, 24)] * (2 if deep else 1)
+    assert isinstance([*supernet.frame.heads.values()][-1], FullSizeHead) is full
 
 
 def test_space_hands_all_settings_of_the_recipe_on() -> None:

@@ -17,7 +17,7 @@ STEM_CHANNELS = 64
 HEAD_DROPOUT = 0.1
 
 FULL_SIZE_CHANNELS = 16
-"""Of the head at full size. Convolutions of ONNX Runtime compute 16 at once, so fewer would be no faster."""
+"""Of the head at full size. With AVX-512, ONNX Runtime computes 16 at once, so fewer would be no faster there."""
 
 CellMaker = Callable[[Transition, int | None, int, int], nn.Module]
 """(transition, channels of s0 or None where absent, channels of s1, c) -> cell that gives nodes x c channels."""
@@ -83,7 +83,7 @@ class Head(nn.Module):
 
 
 class FullSizeHead(nn.Module):
-    """A head at the size of the image: joins a node with what the first convolution of the stem saw there.
+    """A head at the size of the image: joins a node with the output of the stem's first convolution.
 
     The top row of a lattice has half of the height and width, so a published head cannot draw an edge between its
     pixels. A U-Net does by the skip connection of its first level. This is a cheap one: both inputs go through 1x1
@@ -93,17 +93,17 @@ class FullSizeHead(nn.Module):
         channels: of the node.
         fine_channels: of the first convolution of the stem.
         outputs: channels of the logits.
-        scale: size of the image by that of the node.
+        upsampling: size of the image by that of the node.
         affine: whether the norms have a scale and a shift.
         norm: their kind.
     """
 
     def __init__(
-        self, channels: int, fine_channels: int, outputs: int, *, scale: int, affine: bool, norm: Norm
+        self, channels: int, fine_channels: int, outputs: int, *, upsampling: int, affine: bool, norm: Norm
     ) -> None:
         super().__init__()
         width = FULL_SIZE_CHANNELS
-        self.scale_factor = scale
+        self.upsampling = upsampling
         self.read = preprocess(channels, width, affine=affine, norm=norm)
         self.fine = nn.Sequential(nn.Conv2d(fine_channels, width, 1, bias=False), make_norm(norm, width, affine=affine))
         self.join = nn.Sequential(
@@ -122,8 +122,8 @@ class FullSizeHead(nn.Module):
     def joined(self, x_bchw: Tensor, fine_bchw: Tensor) -> Tensor:
         """Returns what the logits are made of, at the size of the image."""
         read: Tensor = self.read(x_bchw)
-        if self.scale_factor > 1:
-            read = F.interpolate(read, scale_factor=self.scale_factor, mode="bilinear")
+        if self.upsampling > 1:
+            read = F.interpolate(read, scale_factor=self.upsampling, mode="bilinear")
         y: Tensor = self.join(read + self.fine(fine_bchw))
         return y
 
@@ -149,8 +149,8 @@ class NasWdanFrame(nn.Module):
         intermediate_nodes: nodes of a cell; its output has that many times c channels.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        affine: whether the stem's norms have a scale and a shift.
-        norm: the kind of the stem's norms.
+        affine: whether the norms of the stem and of a head at full size have a scale and a shift.
+        norm: their kind.
         stem_stride: of the stem.
         stem_channels: that the first cells read.
         full_size_head: whether the last head is a `FullSizeHead`.
@@ -186,9 +186,9 @@ class NasWdanFrame(nn.Module):
                 self.cells[cell_key(node, transition)] = cell
         self.heads = nn.ModuleDict({node_key(node): Head(channels[node], outputs) for node in heads})
         if full_size_head:
-            last, scale, fine = heads[-1], stem_stride, stem_channels // 2
+            last = heads[-1]
             self.heads[node_key(last)] = FullSizeHead(
-                channels[last], fine, outputs, scale=scale, affine=affine, norm=norm
+                channels[last], stem_channels // 2, outputs, upsampling=stem_stride, affine=affine, norm=norm
             )
 
     def run(
@@ -200,7 +200,7 @@ class NasWdanFrame(nn.Module):
         paths: Mapping[Node, tuple[Transition, ...]] | None = None,
         read: Read = read_each,
     ) -> list[Tensor]:
-        """Returns the logits of the heads, first to last, each resized to the input's size.
+        """Returns the logits of the heads, first to last, each at the input's size.
 
         Args:
             x_bchw: images.
@@ -223,8 +223,10 @@ class NasWdanFrame(nn.Module):
                 parts = read(state, [self.cells[cell].get_submodule(f"input{slot}") for cell, slot in readers])
                 inputs.update(zip(readers, parts, strict=True))
 
-        fine = self.stem[0](x_bchw)
-        settle(STEM, self.stem[1](fine))
+        before = self.stem[0](x_bchw)
+        fine = before if self.has_full_size_head(wanted) else None  # at full size, and held to the end
+        settle(STEM, self.stem[1](before))
+        del before
         for node, transitions in paths.items():
             total: Tensor | None = None
             for transition in transitions:
@@ -237,10 +239,15 @@ class NasWdanFrame(nn.Module):
         for node in wanted:
             head, state = self.heads[node_key(node)], states[node]
             if isinstance(head, FullSizeHead):
+                assert fine is not None
                 logits.append(head(state, fine))
             else:
                 logits.append(F.interpolate(head(state), size=x_bchw.shape[-2:], mode="bilinear"))
         return logits
+
+    def has_full_size_head(self, nodes: tuple[Node, ...]) -> bool:
+        """Whether the head of one of these nodes is a `FullSizeHead`."""
+        return any(isinstance(self.heads[node_key(node)], FullSizeHead) for node in nodes)
 
     @property
     def output_biases(self) -> tuple[nn.Parameter, ...]:

@@ -48,7 +48,7 @@ class NasWdanInference(OnLattice, InferenceForm):
         self.cells = nn.ModuleDict(
             {key: InferenceCell(cast(NasWdanCell, cell), form=self.form) for key, cell in frame.cells.items()}
         )
-        self.heads_by_node = nn.ModuleDict({key: _head(head, self.form) for key, head in frame.heads.items()})
+        self.heads_of_nodes = nn.ModuleDict({key: _head(head, self.form) for key, head in frame.heads.items()})
 
     @torch.inference_mode()
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
@@ -56,20 +56,31 @@ class NasWdanInference(OnLattice, InferenceForm):
         wanted = self.nodes_of(heads)
         size = x_bchw.shape[-2:]
         x = x_bchw.to(self.form.dtype, memory_format=self.form.maps)
-        fine = self.stem[0](x)
-        active: dict[Node, Tensor] = {STEM: self.stem[1](fine)}  # every node behind its ReLU
+        before = self.stem[0](x)
+        fine = before if self.has_full_size_head(wanted) else None  # at full size, and held to the end
+        active: dict[Node, Tensor] = {STEM: self.stem[1](before)}  # every node behind its ReLU
+        del before
         logits = []
         for node in reaching(self.paths, wanted):
             state = self._state(node, active, size)
             if node in wanted:
-                head = self.heads_by_node[node_key(node)]
-                is_full = isinstance(head, FullSizeInference)
-                found: Tensor = head(torch.relu(state), fine) if is_full else head(state)
-                found = found.float() if found.dtype.itemsize < 4 else found
-                logits.append(found if is_full else F.interpolate(found, size=size, mode="bilinear"))
+                logits.append(self._logits(node, state, fine, size))
             active = {other: kept for other, kept in active.items() if other.layer >= node.layer - REACH}
             active[node] = state.relu_()
         return logits
+
+    def has_full_size_head(self, nodes: tuple[Node, ...]) -> bool:
+        """Whether the head of one of these nodes works at the size of the image."""
+        return any(isinstance(self.heads_of_nodes[node_key(node)], FullSizeInference) for node in nodes)
+
+    def _logits(self, node: Node, state: Tensor, fine: Tensor | None, size: Sequence[int]) -> Tensor:
+        head = self.heads_of_nodes[node_key(node)]
+        if isinstance(head, FullSizeInference):
+            whole: Tensor = head(state.relu_(), fine)  # whose ReLU is that of all who read the node
+            return whole.float() if whole.dtype.itemsize < 4 else whole
+        small: Tensor = head(state)
+        small = small.float() if small.dtype.itemsize < 4 else small
+        return F.interpolate(small, size=tuple(size), mode="bilinear")
 
     def _state(self, node: Node, active: dict[Node, Tensor], size: Sequence[int]) -> Tensor:
         """Returns a node of the lattice: the sum of its cells' outputs."""
@@ -140,11 +151,11 @@ class FullSizeInference(nn.Module):
 
     def __init__(self, head: FullSizeHead, *, form: Form) -> None:
         super().__init__()
-        self.scale_factor = head.scale_factor
+        self.upsampling = head.upsampling
         self.read = _behind_relu(cast(nn.Sequential, head.read), form, relu=False)
         self.fine = _behind_relu(head.fine, form, relu=False)
         self.join = _behind_relu(head.join, form)
-        self.last = _head(head.head, form)
+        self.head = _head(head.head, form)
 
     def forward(self, active_bchw: Tensor, fine_bchw: Tensor) -> Tensor:
         """Returns the logits at the size of the image.
@@ -154,9 +165,9 @@ class FullSizeInference(nn.Module):
             fine_bchw: the output of the first convolution of the stem.
         """
         read: Tensor = self.read(active_bchw)
-        if self.scale_factor > 1:
-            read = F.interpolate(read, scale_factor=self.scale_factor, mode="bilinear")
-        logits: Tensor = self.last(self.join((self.fine(fine_bchw) + read).relu_()))
+        if self.upsampling > 1:
+            read = F.interpolate(read, scale_factor=self.upsampling, mode="bilinear")
+        logits: Tensor = self.head(self.join((self.fine(fine_bchw) + read).relu_()))
         return logits
 
 

@@ -41,13 +41,15 @@ def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int, nor
     found = Counter(
         [
             stem_piece(in_channels, settings.stem_channels, size, norm, stride=settings.stem_stride),
-            head_piece(channels[last], outputs, size=at(last.level), image=size)
-            if not settings.full_size_head
-            else full_size_head_piece(
-                channels[last], settings.stem_channels // 2, outputs, size=at(last.level), image=size, norm=norm
-            ),
         ]
     )
+    if settings.full_size_head:
+        head = full_size_head_piece(
+            channels[last], settings.stem_channels // 2, outputs, size=at(last.level), image=size, norm=norm
+        )
+    else:
+        head = head_piece(channels[last], outputs, size=at(last.level), image=size)
+    found[head] += 1
     for node, transitions in paths.items():
         own, c = at(node.level), settings.widths[node.level]
         for transition in transitions:
@@ -147,6 +149,6 @@ def full_size_head_piece(
     return Piece(
         f"nas-wdan head of {outputs} at full size, {norm} norm",
         ((channels, size, size), (fine_channels, image, image)),
-        partial(FullSizeHead, channels, fine_channels, outputs, scale=image // size, affine=True, norm=norm),
+        partial(FullSizeHead, channels, fine_channels, outputs, upsampling=image // size, affine=True, norm=norm),
         is_once=True,
     )
