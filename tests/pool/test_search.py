@@ -275,10 +275,7 @@ def test_a_supernet_that_fails_is_on_record(recipe: Recipe, tmp_path: Path, monk
         (["search.method=random", "budget.flops=1000"], r"The narrowest network .* is over the budget: flops"),
         (["budget.flops=1000"], r"The narrowest network .* is over the budget: flops"),
         (["train.batch=400"], r"The images of the training set are 18, fewer than a batch of 400"),
-        (
-            (["space.stem_channels=16"], r"space.stem_channels is 16, but .* space.choices.stem_channels: 64\."),
-            r"space.stem_channels is 16, but candidates have one of space.choices.stem_channels: 64\.",
-        ),
+        (["space.stem_channels=16"], r"space.stem_channels is 16, but .* space.choices.stem_channels: 64\."),
         (["space.choices.depth=[3, 6]"], r"space.choices.depth has 6, but images of data.size 16 cannot be halved"),
         (["budget.size=24", "space.choices.depth=[3, 4]"], r"space.choices.depth has 4, but images of budget.size 24"),
         (
