@@ -59,9 +59,21 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         if page in generated:
             continue
-        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-        for link in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", text):
-            target = (page.parent / link).resolve()
-            if "://" not in link and not target.exists() and target not in generated:
-                broken.append(f"{page.relative_to(ROOT)}: {link}")
+        for link, section in re.findall(r"\]\(([^)#\s]*)(?:#([\w-]+))?\)", _without_code(page)):
+            target = (page.parent / link).resolve() if link else page
+            if "://" in link or target in generated:
+                continue
+            if not target.exists() or (section and section not in _sections(target)):
+                broken.append(f"{page.relative_to(ROOT)}: {link}#{section}")
     assert broken == []
+
+
+def _without_code(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def _sections(page: Path) -> set[str]:
+    """Returns the anchors of a page's headings, as MkDocs and GitHub make them."""
+    titles = re.findall(r"^#+ (.+)$", _without_code(page), flags=re.MULTILINE)
+    words = (re.sub(r"[^\w\s-]", "", title).strip().lower() for title in titles)
+    return {re.sub(r"[-\s]+", "-", title) for title in words}
