@@ -8,8 +8,9 @@ import pytest
 
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.data.batches import Batches
+from medarts.engine import engine
 from medarts.engine.timing import Stopwatch
-from medarts.training.trainer import Training, start_training
+from medarts.training.trainer import Training, prepare_training, start_training, try_training
 
 
 def test_nested_parts_share_the_time_without_counting_any_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +62,23 @@ def test_the_parts_of_an_epoch_are_told_apart(
     assert 0.4 <= spent["validation"] < 0.6
     assert 0.6 <= spent["logging"] < 0.9
     assert sum(spent.values()) <= line["seconds"] < sum(spent.values()) + 0.1
+
+
+def test_a_trial_validates_some_of_many_images(small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = ["data.size=16", "train.model={name: unet, width: 4, depth: 2}", "train.batch=4"]
+    recipe = parse(apply_overrides(small_recipe.model_dump(mode="json"), changes))
+    whole = prepare_training(recipe, recipe.train.model).validation
+    validated = []
+
+    def scores(job: Training, network: object, images: Batches) -> dict[str, float]:
+        validated.append(images)
+        return {"val_loss": 1.0}
+
+    monkeypatch.setattr(Training, "_scores", scores)
+    monkeypatch.setattr(engine, "MOST_VALIDATED", 3)
+    try_training(recipe, recipe.train.model, steps=1)
+    places = [0, round((len(whole.indices) - 1) / 2), len(whole.indices) - 1]
+    for images in validated:
+        assert images.indices.tolist() == whole.indices[places].tolist()
+        assert images.samples == tuple(whole.samples[place] for place in places)
+    assert len(whole.indices) > 3

@@ -12,6 +12,7 @@ Mixing is that of MixSearch (arXiv 2102.13280): x = sum_k lam_k x_perm_k, the lo
 is mixup (Zhang et al. 2018).
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +95,15 @@ class Batches:
         self.batch = batch
         self.name = name
         self.device = device
+
+    def few(self, number: int) -> "Batches":
+        """Returns batches of at most so many of the images, evenly spaced among them."""
+        chosen = np.unique(np.linspace(0, len(self.indices) - 1, min(number, len(self.indices))).round().astype(int))
+        part = copy.copy(self)
+        part.__dict__.pop("rarest_shown", None)  # of the images of the whole
+        part.samples = tuple(self.samples[place] for place in chosen)
+        part.indices, part.domains = self.indices[chosen], self.domains[chosen]
+        return part
 
     def order(self, epoch: int, *, seed: int, sampling: str | CropSampling) -> NDArray[np.int64]:
         """Returns the positions of an epoch's images, in the order in which they are drawn; of crops see `with_places`.

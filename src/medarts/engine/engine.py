@@ -50,6 +50,9 @@ from medarts.tasks import Task
 SECONDS_A_LINE = 30.0
 """Seconds between two lines within an epoch, where there is no progress bar."""
 
+MOST_VALIDATED = 1000
+"""Images of which a trial validates, where there are more; the time of all of them follows."""
+
 LEAST_LEFT = 5.0
 """Seconds of an epoch that are left then: the line of the epoch itself is near otherwise."""
 
@@ -148,6 +151,7 @@ class Job(ABC, Generic[State]):
         self._stop = Interruption()
         self._clock = 0.0, 0
         self._last_line = 0.0
+        self._most_validated = 0
 
     # What a job supplies.
 
@@ -448,6 +452,8 @@ class Job(ABC, Generic[State]):
         """
         self.ranks.check_alike([*self.module.state_dict().values()], what="weights")
         network, images = self.validated
+        if self._most_validated:
+            images = images.few(self._most_validated)
         network.eval()
         with self.stopwatch.on("validation"), memory_named("the validation", fix=FEWER_AT_ONCE):
             values = self.splitting.within_memory(lambda: self._scores(network, images), of="validation")
@@ -542,7 +548,9 @@ class Job(ABC, Generic[State]):
             self.state.epoch = first
             self.begin_epoch()
             spent = spent.plus(timed(self._step, repeats=steps, patience=patience).times(epochs * self.steps))
-        validation = timed(self.validate, repeats=1)
+        images = len(self.validated[1].indices)
+        self._most_validated = min(images, MOST_VALIDATED)
+        validation = timed(self.validate, repeats=1).times(images / self._most_validated)
         spent = spent.plus(validation.times(self.epochs + self.validations_at_end))
         settings = self.parts_setting(self.recipe, stage)[1]
         return Trial(

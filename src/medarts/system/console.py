@@ -336,15 +336,15 @@ def told_if_long(title: str) -> Iterator[None]:
             inform(f"{title}: {in_words(time.monotonic() - began)}")
             pause = SECONDS_A_LINE
 
-    _Told.is_on = True
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
+    _Told.is_on = True
     try:
         yield
     finally:
+        _Told.is_on = False
         ended.set()
         thread.join()
-        _Told.is_on = False
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class Watch(threading.Thread):
         self.place, self.store, self.patience = place, store, patience
         self.where, self.fix = "its start", "Start it again."
         self._ended, self._leaving = threading.Event(), threading.Lock()
-        self._step, self._marks = Step(), deque[tuple[Step, Mark]]()
+        self._step, self._marks, self._marking = Step(), deque[tuple[Step, Mark]](), threading.Lock()
         self._count = self._beats = 0
         self._answered = time.monotonic()
         self._seen: dict[int, _Sign] = {}
@@ -165,9 +165,10 @@ class Watch(threading.Thread):
 
     def _now(self) -> Step:
         """Returns what this process does, or its GPU, if that is not as far."""
-        while self._marks and _is_reached(self._marks[0][1]):
-            self._marks.popleft()
-        return self._marks[0][0] if self._marks else replace(self._step, where=self.where)
+        with self._marking:  # the process asks too, where it has lost the others
+            while self._marks and _is_reached(self._marks[0][1]):
+                self._marks.popleft()
+            return self._marks[0][0] if self._marks else replace(self._step, where=self.where)
 
     def run(self) -> None:
         """Gives and looks for signs of life until it is ended."""
