@@ -17,8 +17,8 @@ Numbers that were frozen anew, because their method was changed deliberately:
   the trained networks only; now seeds are random as patients are, and so two seeds show next to nothing.
 * What is trained on a CPU, and its scores. Fused optimizers and the form of derived networks for training round in
   another order, which grows over some steps as it does on another machine. With both switched off the masks and the
-  benchmark gave the frozen numbers of before. Frozen as a whole, on another machine; searches have the numbers of
-  before.
+  benchmark gave the frozen numbers of before, and so did the findings with their form switched off. Frozen as a whole,
+  on another machine; searches have the numbers of before.
 """
 
 import argparse
