@@ -97,7 +97,7 @@ class Batches:
         self.device = device
 
     def few(self, number: int) -> "Batches":
-        """Returns batches of at most so many of the images, evenly spaced among them."""
+        """Returns the batches of at most ``number`` of the images, evenly spaced."""
         chosen = np.unique(np.linspace(0, len(self.indices) - 1, min(number, len(self.indices))).round().astype(int))
         part = copy.copy(self)
         part.__dict__.pop("rarest_shown", None)  # of the images of the whole

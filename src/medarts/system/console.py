@@ -320,7 +320,7 @@ class _Told:
 def told_if_long(title: str) -> Iterator[None]:
     """Tells of work whose steps cannot be counted beforehand, in lines: after a few seconds, and then every ten.
 
-    Nothing is told of short work, nor of what other work of this kind does within.
+    Short work prints nothing, and neither does such work within other work of this kind.
 
     Args:
         title: of the work.

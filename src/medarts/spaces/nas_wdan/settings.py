@@ -74,8 +74,8 @@ class NasWdanSettings(Settings):
             operations.
         stem_channels: channels that the stem gives to the first cells, even; its first convolution has half of them.
             64, as published, is a large part of the latency where C is small.
-        full_size_head: the last head joins its node, resized to the size of the image, with what the stem's first
-            convolution saw there; the published one resizes logits.
+        full_size_head: the last head joins its node, resized to the size of the image, with the output of the stem's
+            first convolution; the published one resizes logits.
         operations: candidates of the search: set (down, normal, up) -> names. Default: those of the paper.
         choices: macro settings that sampled networks may have.
     """
