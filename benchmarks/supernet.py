@@ -10,10 +10,9 @@ is what a step adds to a fresh process that holds the supernet. The machine's ra
 product of matrices, measured in the same run. Differences are the largest of outputs and gradients in float64,
 relative to the largest value of each tensor.
 
-``--precision bf16`` compares the fused backend in bf16 with the reference in fp32. ``--growth`` adds step times at
-64, 128 and 256 px beside the growth of the FLOPs. ``--one-path`` compares, in place of the backends, the fused step of
-all operations with that of one path (``search.relaxation: gumbel``), which draws anew for every pass. Options --partial
-and --recompute are those of search.supernet.
+``--precision bf16`` compares the fused backend in bf16 with the reference in fp32. ``--one-path`` compares, in place of
+the backends, the fused step of all operations with that of one path (``search.relaxation: gumbel``), which draws anew
+for every pass. Options --partial and --recompute are those of search.supernet.
 """
 
 import argparse
@@ -105,8 +104,6 @@ def main() -> None:
         return
     result = compare(cases, repeats=arguments.repeats)
     result["max_abs_diff"] = largest_difference(cases)
-    if arguments.growth:
-        result["growth"] = growth(cases[1], repeats=arguments.repeats)
     print(json.dumps(result) if arguments.json else table(result))
 
 
@@ -124,7 +121,6 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--recompute", action="store_true", help="recompute activations, fused backend")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--growth", action="store_true")
     parser.add_argument("--one-path", action="store_true", help="the mixed step against one of a single path")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -289,12 +285,12 @@ def _peak_memory(case: Case) -> float:
         held = torch.cuda.memory_allocated() / 1e6
         torch.cuda.reset_peak_memory_stats()
     else:
-        held = _resident()
+        held = resident_memory()
     step()
     return peak_memory_mb(step.fabric.device) - held
 
 
-def _resident() -> float:
+def resident_memory() -> float:
     """Returns the memory of this process now, in MB."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return float(status.partition("VmRSS:")[2].split()[0]) / 1e3
@@ -317,14 +313,6 @@ def largest_difference(cases: list[Case]) -> float:
     return max(
         float((one - two).detach().abs().max() / two.detach().abs().max().clamp_min(1e-30)) for one, two in pairs
     )
-
-
-def growth(case: Case, *, repeats: int) -> dict[str, float]:
-    """Returns how step time and FLOPs of the fused backend grow from 64 to 256 px."""
-    steps = [Step(replace(case, size=size)) for size in (64, 128, 256)]
-    small, middle, large = (statistics.median(times) for times in interleaved(steps, repeats=max(3, repeats // 2)))
-    flops = count_flops(replace(case, size=256)) / count_flops(replace(case, size=64))
-    return {"seconds_64": small, "seconds_128": middle, "seconds_256": large, "time": large / small, "flops": flops}
 
 
 def table(result: dict[str, object]) -> str:

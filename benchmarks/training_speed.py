@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/training_speed.py [--genotype NAME] [--layers L] [--stem chest|cifar]
                                                           [--channels 8] [--norm batch] [--size 64] [--batch 16]
-                                                          [--repeats 15] [--profile] [--at-once] [--json]
+                                                          [--repeats 15] [--profile] [--bf16] [--at-once] [--json]
 
 A step is a forward and a backward pass with all heads, clipping, AdamW and the moving average. As built, the optimizer
 is the default one of PyTorch, and its moving average goes tensor by tensor; the other side is what trainings run. Steps
@@ -12,6 +12,8 @@ of genotypes of darts; these drop paths as in the middle of a training.
 
 The rate of both sides, and of the form of a U-Net of width 16 in the same turns, is three times the FLOPs of a forward
 pass, a second of the medians.
+
+``--bf16`` compares, in place of the network as built, the form in fp32 with the form in bf16.
 
 ``--at-once`` compares two trainings at once, a process of one thread each, with one training of two threads, in turns,
 by the clock; so nothing else should run. OMP_NUM_THREADS may be 1: threads are set here.
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--bf16", action="store_true", help="the form in bf16 against the form in fp32")
     parser.add_argument("--at-once", action="store_true", help="two trainings at once against one of two threads")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -76,11 +79,14 @@ def main() -> None:
     torch.set_num_threads(1)
     built, images = made(given)
     unet = create_model(UNetSettings(width=UNET_WIDTH), in_channels=3, outputs=1, norm="batch")
-    steps = {
-        "built": Step(built, images, new=False),
-        "form": Step(copy.deepcopy(built), images, new=True),
-        "unet": Step(unet, images, new=True),
-    }
+    if given.bf16:
+        steps = {
+            "form, fp32": Step(built, images, new=True),
+            "form, bf16": Step(copy.deepcopy(built), images, new=True, bf16=True),
+        }
+    else:
+        steps = {"as built": Step(built, images, new=False), "form": Step(copy.deepcopy(built), images, new=True)}
+    steps["U-Net"] = Step(unet, images, new=True, bf16=given.bf16)
     result = compare(steps, repeats=given.repeats)
     print(json.dumps(result) if given.json else table(result))
     if given.profile:
@@ -112,10 +118,11 @@ class Step:
         network: what is trained.
         images: the batch.
         new: whether it is what trainings run.
+        bf16: whether passes are in bf16, as with ``compute.precision``.
     """
 
-    def __init__(self, network: Network, images: torch.Tensor, *, new: bool) -> None:
-        self.network, self.images = network, images
+    def __init__(self, network: Network, images: torch.Tensor, *, new: bool, bf16: bool = False) -> None:
+        self.network, self.images, self.bf16 = network, images, bf16
         self.model: nn.Module = (network.training_form() if new else network).train()
         self.optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True if new else None)
         self.average: AveragedModel = (
@@ -131,8 +138,9 @@ class Step:
         """Returns the seconds of its parts."""
         self.optimizer.zero_grad()
         times = [time.process_time()]
-        outputs = self.model(self.images, all_heads=True)
-        losses = [F.binary_cross_entropy_with_logits(logits, self.targets) for logits in outputs]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            outputs = self.model(self.images, all_heads=True)
+        losses = [F.binary_cross_entropy_with_logits(logits.float(), self.targets) for logits in outputs]
         times.append(time.process_time())
         torch.stack(losses).mean().backward()
         times.append(time.process_time())
@@ -158,7 +166,8 @@ def compare(steps: dict[str, Step], *, repeats: int) -> dict[str, Any]:
         for name in [*steps] if number % 2 else reversed([*steps]):
             times[name].append(steps[name]())
     whole = {name: [sum(parts) for parts in of_side[1:]] for name, of_side in times.items()}  # the first warms up
-    ratios = [built / form for built, form in zip(whole["built"], whole["form"], strict=True)]
+    before, after, _ = whole
+    ratios = [one / two for one, two in zip(whole[before], whole[after], strict=True)]
     sides = {
         name: {
             part: {"min_ms": 1e3 * min(column), "median_ms": 1e3 * statistics.median(column)}
@@ -172,24 +181,25 @@ def compare(steps: dict[str, Step], *, repeats: int) -> dict[str, Any]:
             name: 3 * count_flops(steps[name].network, steps[name].images) / statistics.median(of_side)
             for name, of_side in whole.items()
         },
-        "ratio_of_minima": min(whole["built"]) / min(whole["form"]),
+        "ratio_of_minima": min(whole[before]) / min(whole[after]),
         "median_ratio": statistics.median(ratios),
         "ratio_quartiles": statistics.quantiles(ratios, n=4, method="inclusive")[::2],
     }
 
 
 def table(result: dict[str, Any]) -> str:
-    rows = [f"{'ms, minimum and median':24}{'as built':>18}{'form':>18}"]
+    rates = result["gflops_a_second"]
+    sides = [*rates][:2]
+    rows = [f"{'ms, minimum and median':24}" + "".join(f"{side:>18}" for side in sides)]
     for part in (*PARTS, "step"):
-        cells = (
-            f"{result[side][part]['min_ms']:.1f} {result[side][part]['median_ms']:.1f}" for side in ("built", "form")
-        )
+        cells = (f"{result[side][part]['min_ms']:.1f} {result[side][part]['median_ms']:.1f}" for side in sides)
         rows.append(f"{part:24}" + "".join(f"{cell:>18}" for cell in cells))
     low, high = result["ratio_quartiles"]
     rows.append(f"{'ratio of minima':24}{result['ratio_of_minima']:>18.2f}")
     rows.append(f"{'median ratio':24}{result['median_ratio']:>18.2f} ({low:.2f} to {high:.2f})")
-    rates = result["gflops_a_second"]
-    rows.append(f"{'GFLOP/s':24}{rates['built']:>18.1f}{rates['form']:>18.1f}, U-Net {rates['unet']:.1f}")
+    rows.append(
+        f"{'GFLOP/s':24}" + "".join(f"{rates[side]:>18.1f}" for side in sides) + f", U-Net {rates['U-Net']:.1f}"
+    )
     return "\n".join(rows)
 
 

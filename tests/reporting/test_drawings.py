@@ -72,6 +72,15 @@ def test_the_lattice_shows_exactly_the_kept_transitions(searched: Genotype) -> N
     assert len(_ids(drawings(everything)["lattice"])) == 30
 
 
+def test_a_head_at_full_size_is_joined_to_the_stem(searched: Genotype) -> None:
+    whole = replace(searched, settings={**searched.settings, "full_size_head": True})
+    published, figure = drawings(searched)["lattice"], drawings(whole)["lattice"]
+    assert _ids(figure) - _ids(published) == {"full-size"}
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels.count("1") == 1  # the resolution of that head, above those of the levels
+    assert NasWdan.lattice_of(whole, heads=["2,0"]).full_size is None  # the last head was cut away
+
+
 def test_a_stack_has_two_drawings_and_no_lattice() -> None:
     assert [*drawings(load("darts_v2"))] == ["cell_normal", "cell_reduce"]
 

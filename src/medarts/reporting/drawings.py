@@ -122,6 +122,8 @@ def draw_lattice(lattice: Lattice) -> Figure:
             axes.plot([x, x], [y + _RADIUS, top], color=color, lw=1.1, zorder=2)
             axes.add_patch(Rectangle((x - 1.6 * _HEAD, top), 3.2 * _HEAD, 2 * _HEAD, **look))
             axes.text(x, top + _HEAD, "head", color=color, ha="center", va="center", fontsize=7.5, zorder=5)
+    if lattice.full_size in used:
+        _draw_full_size(axes, nodes[0], lattice.full_size)
     for level in range(depth):
         scale = lattice.stem_stride * 2**level
         words = "1" if scale == 1 else f"1/{scale}"
@@ -148,6 +150,21 @@ def _draw_paths(axes: Axes, lattice: Lattice) -> None:
     if not all(path.kept for path in lattice.paths):
         lines.append(Line2D([], [], color=FAINT, lw=1, linestyle=dashes, label="not kept"))
     axes.legend(handles=lines, loc="lower right", bbox_to_anchor=(1.0, 0.0))
+
+
+def _draw_full_size(axes: Axes, stem: Node, node: Node) -> None:
+    """Draws the way from the stem to a head that reads it at full size, above all heads."""
+    (start, y), (end, _) = _place_of_node(stem), _place_of_node(node)
+    above = y + 0.72 * _LEVEL + 2 * _HEAD
+    lane = above + 0.16
+    axes.plot([start, start, end], [y + _RADIUS, lane, lane], color=INK, lw=1.1, zorder=2, gid="full-size")
+    axes.annotate(
+        "",
+        (end, above),
+        (end, lane + 0.01),
+        arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.1, "shrinkA": 0, "shrinkB": 0},
+    )
+    axes.text(-1.25 * _LAYER, lane, "1", color=MUTED, va="center", fontsize=8.5)  # the resolution, as at every level
 
 
 def _place_of_node(node: Node) -> tuple[float, float]:

@@ -27,9 +27,11 @@ class Path:
 class Lattice:
     """All paths that a space allows, and the nodes with an output; the first node is the stem.
 
-    The input's resolution is ``stem_stride`` times that of level 0.
+    The input's resolution is ``stem_stride`` times that of level 0. The head of the node ``full_size``, if any, also
+    reads the stem, where that still has the input's resolution.
     """
 
     paths: tuple[Path, ...]
     heads: tuple[Node, ...]
     stem_stride: int
+    full_size: Node | None = None

@@ -335,7 +335,9 @@ class NasWdan(SearchSpace):
     ) -> Lattice:
         """Returns the lattice of a genotype, for drawings."""
         depth = int(genotype.settings["depth"])
-        ends = head_nodes(depth, deep_supervision=bool(genotype.settings["deep_supervision"]))
+        settings = check(genotype)
+        ends = head_nodes(depth, deep_supervision=settings.deep_supervision)
+        last = ends[-1]
         kept: Mapping[Node, Sequence[str]]
         kept = {Node(entry.layer, entry.level): entry.transitions for entry in genotype.paths}
         if without or heads is not None:
@@ -346,4 +348,5 @@ class NasWdan(SearchSpace):
             for node, kinds in all_paths(depth).items()
             for kind in kinds
         ]
-        return Lattice(tuple(paths), ends, stem_stride=check(genotype).stem_stride)
+        full_size = last if settings.full_size_head and last in ends else None
+        return Lattice(tuple(paths), ends, stem_stride=settings.stem_stride, full_size=full_size)
