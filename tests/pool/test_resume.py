@@ -13,13 +13,13 @@ from medarts.config import Recipe
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job
 from medarts.errors import RecipeError, RunError
-from medarts.pool import candidates, job, search, trainings
+from medarts.pool import candidates, job, preparing, search, trainings
 from medarts.pool.candidates import read_candidates
 from medarts.pool.drawing import Drawing
 from medarts.system.process import InterruptedRunError, Interruption
 from medarts.system.workers import Ended, Processes, Work
 
-from .conftest import random_of
+from .conftest import changed, random_of
 
 
 class KilledError(BaseException):
@@ -132,6 +132,7 @@ def test_a_training_that_was_asked_to_stop_before_the_search_stops_it() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_stopped_between_two_proposals(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on, though a new search would not be begun with its recipe, as one of an earlier version was."""
     identity, looked_at = Drawing._identity, []
 
     def stop(drawing: Drawing, *given: Any) -> Any:
@@ -140,10 +141,16 @@ def test_stopped_between_two_proposals(recipe: Recipe, tmp_path: Path, monkeypat
         return identity(drawing, *given)
 
     monkeypatch.setattr(Drawing, "_identity", stop)
-    with pytest.raises(InterruptedRunError, match="is saved"):
-        search.start(random_of(recipe), tmp_path / "run")
+    without_effect = changed(random_of(recipe), "space.stem_channels=16")
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "_check_settings", lambda recipe: None)
+        with pytest.raises(InterruptedRunError, match="is saved"):
+            search.start(without_effect, tmp_path / "run")
     assert len(looked_at) == 1
     assert not (tmp_path / "run" / candidates.FILE).exists()
+    with pytest.raises(InterruptedRunError, match="is saved"):
+        search.resume(tmp_path / "run")
+    assert len(looked_at) == 2
 
 
 @pytest.mark.usefixtures("here")

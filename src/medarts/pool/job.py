@@ -139,7 +139,7 @@ def resume_by_training(
             return run
         if data is None:
             check_places(run, recipe)
-        prepared = prepare(with_its_threads(run, recipe, changed), data=data)
+        prepared = prepare(with_its_threads(run, recipe, changed), data=data, goes_on=True)
         manifest, now = prepared.training.store.manifest, environment(prepared.training.fabric, recipe.compute)
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
         ways = prepared.training.store.ways

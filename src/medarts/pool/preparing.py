@@ -28,12 +28,14 @@ class Prepared:
     training: Training
 
 
-def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
+def prepare(recipe: Recipe, *, data: ImageStore | None = None, goes_on: bool = False) -> Prepared:
     """Looks at everything that can be wrong before candidates are drawn, and reads the images.
 
     Args:
         recipe: of the search.
         data: the images, in place of the sources of the recipe.
+        goes_on: whether the search has begun; settings without effect, which earlier versions took, are no reason then
+            not to end it.
 
     Raises:
         MedartsError: data, recipe or device do not fit.
@@ -48,6 +50,8 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
     drawing = Drawing(recipe, ())
     # How many outputs there are has no part in what is looked at.
     space = drawing.space(recipe.space, in_channels=recipe.data.in_channels, outputs=1, supernet=recipe.search.supernet)
+    if not goes_on:
+        _check_settings(recipe)
     _check_choices(recipe, space)
     sample = drawing.space.sample(recipe.space, seed=0)
     if recipe.search.method == "pool":
@@ -66,10 +70,8 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
     return Prepared(recipe, training)
 
 
-def _check_choices(recipe: Recipe, space: SearchSpace) -> None:
-    """Refuses macro settings with which a candidate could not take the images, or those that it is measured with.
-
-    And ones that are asked for, where no candidate would have them.
+def _check_settings(recipe: Recipe) -> None:
+    """Refuses macro settings that are asked for, where no candidate would have them.
 
     Raises:
         RecipeError: of one of them.
@@ -84,6 +86,14 @@ def _check_choices(recipe: Recipe, space: SearchSpace) -> None:
                 f"{', '.join(map(as_text, possible))}.",
                 fix=f"Use space.choices.{name}=[{as_text(value)}].",
             )
+
+
+def _check_choices(recipe: Recipe, space: SearchSpace) -> None:
+    """Refuses macro settings with which a candidate could not take the images, or those that it is measured with.
+
+    Raises:
+        RecipeError: of one of them.
+    """
     space.check_choices(recipe.data.size, field="data.size")
     if recipe.budget.size is not None:
         space.check_choices(recipe.budget.size, field="budget.size")
