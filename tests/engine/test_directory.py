@@ -197,6 +197,13 @@ def test_a_damaged_line_of_a_journal_is_named(run: RunDirectory, damaged: str) -
         run.read_journal("metrics.jsonl")
 
 
+@pytest.mark.parametrize("spent", ["null", "[1]", '"x"', '{"steps": "x"}', '{"steps": true}'])
+def test_a_line_without_the_numbers_of_its_parts_is_named(run: RunDirectory, spent: str) -> None:
+    (run.path / "timing.jsonl").write_text(f'{{}}\n{{"spent": {{"steps": 1.5}}}}\n{{"spent": {spent}}}\n')
+    with pytest.raises(RunError, match=r"timing\.jsonl is damaged in line 3 \(it has no numbers for spent\)"):
+        run.read_journal("timing.jsonl", parts=("spent",))
+
+
 @pytest.mark.parametrize("text", ["[]", "3", '"run"', "{}", '{"kind": "search"}'])
 def test_a_stamp_that_is_none_is_damaged(run: RunDirectory, text: str) -> None:
     (run.path / "run.json").write_text(text)

@@ -395,7 +395,7 @@ class RunDirectory(os.PathLike[str]):
                     os.truncate(path, size)
         self._lengths = {name: lengths.get(name, 0) for name in JOURNALS}
 
-    def read_journal(self, name: str, *, numbers: Collection[str] = ()) -> list[Record]:
+    def read_journal(self, name: str, *, numbers: Collection[str] = (), parts: Collection[str] = ()) -> list[Record]:
         """Returns the lines of a journal; none if there is no such file yet.
 
         A last line without its end is left out: the process that wrote it was killed, and that epoch is done again.
@@ -403,6 +403,7 @@ class RunDirectory(os.PathLike[str]):
         Args:
             name: of the file.
             numbers: what every line has a number for.
+            parts: what a line has named numbers for, unless an earlier version wrote it.
 
         Raises:
             RunError: names the first line that is damaged.
@@ -411,9 +412,12 @@ class RunDirectory(os.PathLike[str]):
         for number, line in enumerate(_whole_lines(path), 1):
             record = _parsed(path, line, where=f" in line {number}")
             for key in numbers:
-                value = record.get(key)
-                if isinstance(value, bool) or not isinstance(value, int | float):
+                if not _is_number(record.get(key)):
                     raise self.damaged_line(name, number, f"it has no number for {key}")
+            for key in parts:
+                of_key = record.get(key, {})
+                if not isinstance(of_key, dict) or not all(map(_is_number, of_key.values())):
+                    raise self.damaged_line(name, number, f"it has no numbers for {key}")
             records.append(record)
         return records
 
@@ -485,6 +489,10 @@ def _parsed(path: Path, text: bytes, *, where: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged{where} (it is not a JSON object).", fix="Copy the run again.")
     return _Content(path, content)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _digest(lines: Iterable[bytes]) -> str:

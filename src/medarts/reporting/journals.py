@@ -59,7 +59,7 @@ def read_history(run: RunDirectory) -> History:
     }
     if not searched:
         del numbers["architecture.jsonl"]
-    lines = {name: run.read_journal(name, numbers=of) for name, of in numbers.items()}
+    lines = {name: run.read_journal(name, numbers=of, parts=("spent",)) for name, of in numbers.items()}
     for name, records in lines.items():
         _check_order(run, name, [tuple(record[key] for key in epoch) for record in records])
         for number, record in enumerate(records, 1):

@@ -112,7 +112,7 @@ def _content(run: RunDirectory) -> Content:
         "architecture": read_architecture(run, history),
         "cost": _cost(cost) if cost else None,
         "budget": _budget(run),
-        "environment": _environment(run, facts, history),
+        "environment": _environment(facts, history),
         "changes": _changes(facts),
     }
 
@@ -320,23 +320,22 @@ def _changes(facts: Content) -> Table | None:
     return table(pd.DataFrame(rows), columns, caption="changes on the way") if rows else None
 
 
-def _spent(run: RunDirectory, history: History) -> str:
+def _spent(history: History) -> str:
     """Returns what the epochs were spent on, the most first."""
     seconds: Counter[str] = Counter()
-    with reading(run.path / "timing.jsonl", fix="Copy the run again."):
-        for line in history.timing:
-            seconds.update({name: float(part) for name, part in line["spent"].items()})
+    for line in history.timing:
+        seconds.update(line["spent"])
     total = seconds.total() or 1.0
     return ", ".join(f"{name} {part / total:.0%}" for name, part in seconds.most_common())
 
 
-def _environment(run: RunDirectory, facts: Content, history: History) -> list[tuple[str, str]]:
+def _environment(facts: Content, history: History) -> list[tuple[str, str]]:
     rows = [(name, str(value)) for name, value in facts.get("environment", {}).items()]
     if history.timing:
         seconds = sum(line["seconds"] for line in history.timing)
         rows.append(("time of all epochs", f"{seconds / 60:.1f} minutes"))
         if all("spent" in line for line in history.timing):  # earlier versions wrote none
-            rows.append(("spent on", _spent(run, history)))
+            rows.append(("spent on", _spent(history)))
         rows.append(("peak memory", f"{max(line['peak_memory_mb'] for line in history.timing) / 1000:.2f} GB"))
     rows.append(("recipe fingerprint", facts["recipe_fingerprint"]))
     rows.append(("data fingerprint", facts["data_fingerprint"]))

@@ -11,6 +11,7 @@ over the folds, and its scores those of the images outside of what each network 
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,7 +240,8 @@ def _join(run: RunDirectory, folds: Sequence[RunDirectory]) -> None:
 
 def _epochs(folds: Sequence[RunDirectory], name: str) -> list[list[Record]]:
     """Returns for every epoch the lines of a journal of the folds that have come so far."""
-    journals = [fold.read_journal(name) for fold in folds]
+    numbers = ("epoch", "seconds", "peak_memory_mb") if name == "timing.jsonl" else ("epoch",)
+    journals = [fold.read_journal(name, numbers=numbers, parts=("spent",)) for fold in folds]
     return [[lines[epoch] for lines in journals if epoch < len(lines)] for epoch in range(max(map(len, journals)))]
 
 
@@ -256,12 +258,14 @@ def _mean(lines: Sequence[Record]) -> Record:
 
 def _together(lines: Sequence[Record]) -> Record:
     """Returns the seconds of several lines in all, what they were spent on, and their largest peak of memory."""
-    parts = [line["spent"] for line in lines if "spent" in line]
-    known = parts[0] if len(parts) == len(lines) else {}  # earlier versions wrote none
+    spent: Counter[str] = Counter()
+    for line in lines:
+        spent.update(line.get("spent", {}))
+    known = all("spent" in line for line in lines)  # earlier versions wrote none
     return {
         "epoch": lines[0]["epoch"],
         "seconds": sum(line["seconds"] for line in lines),
-        **({"spent": {name: sum(spent[name] for spent in parts) for name in known}} if known else {}),
+        **({"spent": dict(spent)} if known else {}),
         "peak_memory_mb": max(line["peak_memory_mb"] for line in lines),
     }
 
