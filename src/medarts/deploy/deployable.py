@@ -104,7 +104,9 @@ def _fitted(images_bchw: Tensor, size: int) -> Tensor:
     y = F.interpolate(images_bchw, size=(rows, columns), mode="bilinear", antialias=True).clamp(0, 1)
     # By indices, as an exported graph is one for all sizes of images, and padding would be a case for each side.
     row, column = (torch.arange(size, device=y.device) - start for start in (top, left))
-    inside = ((row >= 0) & (row < rows))[:, None] & (column >= 0) & (column < columns)
+    # Not by &, which torch.onnx has no translation of: it would trace the whole graph once more to take it apart.
+    in_rows, in_columns = (torch.logical_and(at >= 0, at < n) for at, n in ((row, rows), (column, columns)))
+    inside = torch.logical_and(in_rows[:, None], in_columns)
     one = torch.ones((), dtype=torch.int64, device=y.device)
     y = y.index_select(2, row.clamp(min=0).minimum(one * (rows - 1)))
     y = y.index_select(3, column.clamp(min=0).minimum(one * (columns - 1)))
