@@ -232,18 +232,23 @@ def render(template: str, content: Content) -> str:
     Args:
         content: all that it shows, with the ``title`` of the page; text is escaped unless it is `Markup`.
     """
-    environment = jinja2.Environment(
+    # The glossary itself explains those that come with medarts.
+    all_metrics = (one for task in get_args(Task) for one in metrics_of(task))
+    own_metrics = [one for one in all_metrics if one.definition and not one.function.__module__.startswith("medarts.")]
+    colors = {"light": Markup(css_variables(0)), "dark": Markup(css_variables(1))}
+    return _templates().get_template(template).render({"own_metrics": own_metrics, **content, **colors})
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Returns the templates of pages, each of which is compiled once for all pages."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("medarts.reporting", "."),
         autoescape=True,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
     )
-    # The glossary itself explains those that come with medarts.
-    all_metrics = (one for task in get_args(Task) for one in metrics_of(task))
-    own_metrics = [one for one in all_metrics if one.definition and not one.function.__module__.startswith("medarts.")]
-    colors = {"light": Markup(css_variables(0)), "dark": Markup(css_variables(1))}
-    return environment.get_template(template).render({"own_metrics": own_metrics, **content, **colors})
 
 
 def _shown(value: object) -> object:
