@@ -1,6 +1,7 @@
 """A small data set on disk and a recipe for it, shared by all tests."""
 
 import gc
+import io
 import multiprocessing
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,6 +179,26 @@ def nothing_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks whose cost is measured are not exported, which takes seconds: times of exported ones mean nothing."""
     monkeypatch.setattr("medarts.profiling.cost.Translation", NoTranslation)
     monkeypatch.setattr("medarts.profiling.cost.ENGINES", {"onnxruntime": IdleEngine})
+
+
+RENDERED = {"svg": b'<svg width="1" height="1"></svg>', "png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF-1.4\n"}
+"""What is written for a figure that is not rendered."""
+
+
+@pytest.fixture
+def nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not rendered, which takes most of the time of a page; `tests/reporting` renders them."""
+    from matplotlib.figure import Figure
+
+    def write(figure: Figure, target: Any, *, format: str, **_: Any) -> None:
+        if isinstance(target, io.StringIO):
+            target.write(RENDERED[format].decode())
+        elif isinstance(target, io.BytesIO):
+            target.write(RENDERED[format])
+        else:
+            Path(target).write_bytes(RENDERED[format])
+
+    monkeypatch.setattr(Figure, "savefig", write)
 
 
 @pytest.fixture

@@ -572,7 +572,7 @@ def test_doctor_exits_with_1_on_errors_alone(medarts, folder_data, recipe_file):
     refused(medarts("doctor", "nowhere"), "nowhere")
 
 
-@pytest.mark.usefixtures("nothing_exported")
+@pytest.mark.usefixtures("nothing_exported", "nothing_rendered")
 def test_the_pipeline(medarts, recipe_file, folder_data, tmp_path):
     """search, train on one of its data sets, evaluate there and elsewhere, show: runs are all that is handed on."""
     status, output, errors = medarts("search", recipe_file, "note=a pipeline", "search.stages.1.epochs=1")
@@ -638,7 +638,7 @@ def test_control_c_and_resume_in_a_real_process(medarts, recipe_file, recipe, tm
         assert (tmp_path / stopped / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()
 
 
-@pytest.mark.usefixtures("nothing_exported")
+@pytest.mark.usefixtures("nothing_exported", "nothing_rendered")
 def test_the_pipeline_through_folders_of_any_name(medarts, recipe_file, folder_data, tmp_path):
     """A run keeps the name of its folder as far as a genotype can have it; every command takes the folder itself."""
     odd = recipe_file.rename(tmp_path / "my recipe (1) a+b.yaml")

@@ -15,6 +15,8 @@ from medarts.spaces.darts import DartsSettings
 from medarts.spaces.darts.text import to_text
 from medarts.spaces.genotype import load_genotype
 
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
+
 PUBLISHED = "chestxray14_first_order"
 SMALL = ("train.epochs=1", "train.batch=8", "evaluation.bootstrap=100", "data.size=32")
 

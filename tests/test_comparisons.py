@@ -23,6 +23,8 @@ from medarts.study import comparing
 from medarts.study.comparing import repeated_searches
 from medarts.training.trainer import start_training
 
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
+
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:

@@ -30,7 +30,7 @@ QUICK: dict[Task, tuple[str, ...]] = {
 
 
 @pytest.fixture
-def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_exported: None) -> Path:
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_exported: None, nothing_rendered: None) -> Path:
     """The demo at the smallest size, with its cache in the test's folder."""
     monkeypatch.setattr(demo_module, "IMAGES", 36)
     monkeypatch.setattr(demo_module, "SIZE", 32)

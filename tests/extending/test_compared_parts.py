@@ -37,7 +37,7 @@ def runs(folder: Path) -> list[RunDirectory]:
     return found
 
 
-@pytest.mark.usefixtures("quick_costs")
+@pytest.mark.usefixtures("quick_costs", "nothing_rendered")
 def test_a_baseline_is_trained_measured_and_compared(page, medarts, runs, tmp_path):
     settings = page("baseline").LinkNetSettings(width=4)
     linknet = train(settings, runs[0].recipe, out=tmp_path / "mine")
@@ -65,7 +65,7 @@ def test_a_baseline_is_trained_and_suggested_by_the_command_line(page, medarts, 
     assert (status, "Did you mean 'linknet'" in errors) == (1, True), errors
 
 
-@pytest.mark.usefixtures("quick_costs")
+@pytest.mark.usefixtures("quick_costs", "nothing_rendered")
 def test_a_metric_appears_everywhere(page, medarts, runs, tmp_path):
     assert "missed" not in set(evaluate(runs[0]).summary["metric"])
     page("metric")
@@ -84,7 +84,7 @@ def test_a_metric_appears_everywhere(page, medarts, runs, tmp_path):
     assert ",missed," in (tmp_path / "comparison" / "networks.csv").read_text(encoding="utf-8")
 
 
-@pytest.mark.usefixtures("quick_costs")
+@pytest.mark.usefixtures("quick_costs", "nothing_rendered")
 def test_a_column_is_on_the_page_and_on_the_terminal(page, medarts, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison_tables, "COLUMNS", [*comparison_tables.COLUMNS])
     monkeypatch.setenv("COLUMNS", "100")  # one more than fits where a slow machine has long latencies

@@ -19,6 +19,8 @@ from medarts.proposal.shrinking import Outlines
 from medarts.spaces import load_genotype
 from medarts.spaces.nas_wdan.settings import NasWdanSettings
 
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
+
 
 def pairs(root: Path, masks: list[np.ndarray], *, names: str = "{}") -> Path:
     generator = np.random.default_rng(0)

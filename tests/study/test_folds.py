@@ -32,6 +32,8 @@ from medarts.reporting.page import write_report
 from medarts.study.folds import read_fold_scores
 from medarts.training.trained import load_network
 
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
+
 RECIPE: dict[str, Any] = {
     "train": {"epochs": 2, "batch": 4, "lr": 0.05, "model": {"name": "unet", "width": 4, "depth": 2}},
     "evaluation": {"batch": 8, "bootstrap": 100},

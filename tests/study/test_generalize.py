@@ -23,6 +23,8 @@ from medarts.study.generalize import Generalization, generalize
 from medarts.study.jobs import Layout, do
 from medarts.study.plan import prepare
 
+pytestmark = pytest.mark.usefixtures("nothing_rendered")
+
 
 def write_discs(root: Path, *, seed: int, images: int = 16) -> Path:
     """Writes images of bright discs in the layout `folder`: a patient an image, half of them to train."""

@@ -215,8 +215,7 @@ def test_what_is_fine_tuned_is_not_chosen_twice(masks: RunDirectory, tmp_path: P
         library.train("unet", RECIPE, initial=masks, data=(GREY, BINARY), out=tmp_path / "tuned")
 
 
-@pytest.mark.usefixtures("nothing_exported")
-@pytest.mark.usefixtures("nothing_exported")
+@pytest.mark.usefixtures("nothing_exported", "nothing_rendered")
 def test_a_comparison_holds_it_for_another_network(masks: RunDirectory, tmp_path: Path) -> None:
     run = library.train(initial=masks, data=(GREY, BINARY), out=tmp_path / "tuned")
     found = library.compare([masks, run], data=(GREY, BINARY), split="all", out=tmp_path / "comparison")
