@@ -13,6 +13,7 @@ from contextlib import chdir
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 IMPORTED = [
     "pytest",
@@ -80,6 +81,38 @@ def run_script(script: Path, *words: str, folder: Path) -> tuple[int | None, str
     process.kill()
     output, errors = (file.read_text(encoding="utf-8") for file in files)
     return process.exitcode, output, errors
+
+
+def start_command(*words: str, folder: Path, errors: Path, terminal: str | None = None) -> Any:
+    """Starts ``medarts`` with some words in a process of its own, in a folder, and returns the process.
+
+    Args:
+        words: of the command.
+        folder: where it works.
+        errors: file of its standard error.
+        terminal: path of the terminal that it is the session of, which has its output and its errors.
+    """
+    process = forking("spawn").Process(target=_run_command, args=(words, folder, errors, terminal))  # type: ignore[attr-defined]
+    process.start()
+    return process
+
+
+def _run_command(words: tuple[str, ...], folder: Path, errors: Path, terminal: str | None) -> None:
+    from medarts import cli
+
+    os.chdir(folder)
+    if terminal is None:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    else:
+        os.setsid()
+        handle = os.open(terminal, os.O_RDWR)  # the first one that a session opens is its own
+        for stream in (0, 1, 2):
+            os.dup2(handle, stream)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["medarts", *words]
+    cli.main()
 
 
 def _run_script(script: Path, words: tuple[str, ...], folder: Path, files: tuple[Path, Path]) -> None:

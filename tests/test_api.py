@@ -207,6 +207,7 @@ def test_one_change_is_a_text_and_one_number_a_number(tmp_path: Path) -> None:
     assert run.recipe.note == "mine"
 
 
+@pytest.mark.usefixtures("nothing_exported")
 def test_the_file_of_a_figure_may_be_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medarts.profiling.cost.peak_of_inference_mb", lambda *_, **__: 1.0)
     figure = tmp_path / "new" / "costs.svg"

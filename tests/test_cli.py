@@ -19,6 +19,7 @@ import pytest
 import tifffile
 from PIL import Image
 from tests.data.layouts_of_tests import LAYOUTS
+from tests.processes_of_tests import start_command
 
 from medarts import cli
 from medarts.config import Recipe, apply_overrides, load, parse, to_yaml
@@ -657,34 +658,35 @@ def test_the_pipeline_through_folders_of_any_name(medarts, recipe_file, folder_d
     assert RunDirectory.open(tmp_path / trained).facts["name"] == "x"
 
 
-def test_a_search_at_work_keeps_others_out_and_hears_a_scheduler(medarts, recipe_file, recipe, tmp_path):
+def test_a_search_at_work_keeps_others_out_and_hears_a_scheduler(medarts, recipe_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("medarts.api._PATIENCE", 0.1)  # of a report
     stages = "search.stages=[{depth: 3, epochs: 500, batch: 4}]"
-    command = [sys.executable, "-m", "medarts.cli", "search", str(recipe_file), stages, "--out", "run", "--requeue"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    command = ("search", str(recipe_file), stages, "--out", "run", "--requeue")
+    process = start_command(*command, folder=tmp_path, errors=tmp_path / "errors.txt")
     run = tmp_path / "run"
     try:
         end = time.monotonic() + 60
         while not (run / "metrics.jsonl").exists():
-            assert process.poll() is None
+            assert process.is_alive()
             assert time.monotonic() < end
             time.sleep(0.01)
+        os.kill(process.pid, signal.SIGSTOP)  # or it would miss its folder, if an epoch ended while that is elsewhere
         owner = f"Another process is at work on run: search, process {process.pid} on {platform.node()}, since 20"
         for words in (("search", "--resume"), ("report",)):
             refused(medarts(*words, "run"), owner, "Wait for it to end, or stop it.")
         refused(medarts("search", recipe_file, "--out", "run"), "run already holds another run")
         refused(medarts("train", "run"), "The search run has not finished")
-        process.send_signal(signal.SIGSTOP)  # or it would miss its folder, if an epoch ended just then
         moved = run.rename(tmp_path / "moved")
         refused(medarts("search", "--resume", "moved"), f"process {process.pid} on")
         moved.rename(run)
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGUSR1)
-        _, errors = process.communicate(timeout=60)
+        os.kill(process.pid, signal.SIGCONT)
+        os.kill(process.pid, signal.SIGUSR1)
+        process.join(60)
     finally:
         process.kill()
-        process.wait()
-    assert process.returncode == 75, errors
+        process.join()
+    errors = (tmp_path / "errors.txt").read_text()
+    assert process.exitcode == 75, errors
     assert "medarts search --resume run" in errors
     records = RunDirectory.open(run).read_journal("metrics.jsonl")
     assert [record["epoch"] for record in records] == list(range(len(records)))  # none appears twice
@@ -697,11 +699,9 @@ def test_a_search_at_work_keeps_others_out_and_hears_a_scheduler(medarts, recipe
 def test_a_closed_terminal_saves_the_step_in_hand(recipe_file, tmp_path):
     """The hangup comes with a terminal that takes no more output: what is printed must not end the run before."""
     stages = "search.stages=[{depth: 3, epochs: 500, batch: 4}]"
-    command = [sys.executable, "-m", "medarts.cli", "search", str(recipe_file), stages, "--out", "run"]
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(tmp_path)
-        os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
+    terminal, inside = pty.openpty()
+    words = ("search", str(recipe_file), stages, "--out", "run")
+    process = start_command(*words, folder=tmp_path, errors=Path(os.devnull), terminal=os.ttyname(inside))
     end = time.monotonic() + 60
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert time.monotonic() < end
@@ -709,8 +709,10 @@ def test_a_closed_terminal_saves_the_step_in_hand(recipe_file, tmp_path):
         with suppress(BlockingIOError):
             os.read(terminal, 65536)
         time.sleep(0.01)
+    os.close(inside)
     os.close(terminal)
-    os.waitpid(pid, 0)
+    process.join(60)
+    assert process.exitcode is not None
     records = RunDirectory.open(tmp_path / "run").read_journal("metrics.jsonl")
     assert checkpoint.newest(tmp_path / "run" / "checkpoints", "last")[1] == len(records)
     assert not (tmp_path / "run" / ".lock").exists()
@@ -727,7 +729,8 @@ def test_drawings_of_a_run_are_not_written_through_links(medarts, recipe, tmp_pa
 
 
 @pytest.mark.parametrize("command", ["show", "report"])
-def test_what_is_written_into_a_run_waits_for_its_lock(medarts, recipe, tmp_path, command):
+def test_what_is_written_into_a_run_waits_for_its_lock(medarts, recipe, tmp_path, command, monkeypatch):
+    monkeypatch.setattr("medarts.api._PATIENCE", 0.1)
     run = RunDirectory.create(tmp_path / "run", recipe, kind="search", data_fingerprint="x")
     load_genotype(PUBLISHED).save(run.path / "genotype.json")
     answers = []
