@@ -55,11 +55,13 @@ class _Idle:
 
 
 def _import_once() -> None:
-    """Has the processes that are started forked from one that has imported everything: each saves some seconds."""
+    """Has the processes that are started forked from one that has imported everything: each saves some seconds.
+
+    That one is started with the first of them.
+    """
     if not hasattr(os, "fork"):
         return
     forkserver.set_forkserver_preload(["torch", "kornia", "lightning_fabric", "medarts.cli", "medarts.study.benchmark"])
-    forkserver.ensure_running()
     get_context = multiprocessing.get_context
 
     def forked(method: str | None = None) -> Any:
