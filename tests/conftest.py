@@ -31,11 +31,12 @@ settings.load_profile("medarts")
 IMAGES = 24
 
 LONG = (
-    "test_cli.py", "test_ranks.py", "test_cluster.py", "test_golden_*.py", "test_proposal.py", "test_benchmark.py",
-    "test_plan.py", "test_compared_parts.py", "test_units.py", "test_job.py", "test_graphs*.py", "test_examples.py",
-    "test_demo.py",
+    "test_ranks.py", "test_job.py", "test_golden_*.py", "test_graphs*.py", "test_plan.py", "test_proposal.py",
+    "test_cli.py", "test_units.py", "test_benchmark.py", "test_training.py", "test_resume.py", "test_rules.py",
+    "test_patches.py", "test_prediction_process.py", "test_exporting.py", "test_examples.py", "test_folds.py",
+    "test_demo.py", "test_compared_parts.py", "test_depth.py",
 )  # fmt: skip
-"""Files with the longest tests."""
+"""Files that take 15 to 60 seconds of a core, the longest first."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,7 +51,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest tests first, as a file is run by one process: the others are done when one of them is not."""
-    items.sort(key=lambda item: not any(item.path.match(pattern) for pattern in LONG))
+    paths = {item.path for item in items}
+    place = {path: next((at for at, name in enumerate(LONG) if path.match(name)), len(LONG)) for path in paths}
+    items.sort(key=lambda item: place[item.path])
 
 
 def write_folder_data(root: Path, *, images: int = IMAGES, size: int = 32, seed: int = 0) -> Path:

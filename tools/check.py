@@ -38,6 +38,8 @@ def start(check: str, *, output: int | None = None) -> "subprocess.Popen[str]":
     scripts = sysconfig.get_path("scripts")
     # pytest starts a process for each core. With more than one thread each, they would wait for each other.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    # The tests start many processes, each of which would compile all that it imports.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment["PATH"] = os.pathsep.join([scripts, environment.get("PATH", "")])
     name, *options = check.split()
     both = subprocess.STDOUT if output == subprocess.PIPE else None
