@@ -189,7 +189,7 @@ def test_a_candidate_that_fails_is_dropped(
     assert set(found[kept[0]].scores) == {1}
     assert found[kept[1]].scores == next(each.scores for each in read_candidates(control) if each.name == kept[1])
     assert run.read_json("summary.json")["candidate"] == kept[1]
-    assert f"{kept[0]} (random): dropped: It diverged." in capsys.readouterr().err
+    assert f"{kept[0]} (random): dropped: It diverged; " in capsys.readouterr().err
 
 
 def test_all_that_are_left_fail(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

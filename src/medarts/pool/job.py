@@ -298,7 +298,7 @@ class _Search:
                 failures[seed] = "Its validation score never was a finite number."
             else:
                 scores[seed] = float(score)
-            became = failures.get(seed) or f"{self.score.removeprefix('val_')} {scores[seed]:.3f}"
+            became = failures.get(seed, "").removesuffix(".") or f"{self.score.removeprefix('val_')} {scores[seed]:.3f}"
             inform(f"{winner.name} retrained with seed {seed}: {became}; {self._left()}")
         return Retrained(dict(sorted(scores.items())), dict(sorted(failures.items())))
 
@@ -387,7 +387,7 @@ class _Search:
             if candidate.failure is None:
                 became = f"{self.score.removeprefix('val_')} {candidate.scores[rung]:.3f} at epoch {rung}"
             else:
-                became = f"dropped: {candidate.failure}"
+                became = f"dropped: {candidate.failure.removesuffix('.')}"
             at_rung = f"{len(names) - len(found)} of {len(names)} left at this rung"
             inform(f"{candidate.name} ({candidate.source}): {became}; {at_rung}, {self._left()}")
         self.candidates |= found
