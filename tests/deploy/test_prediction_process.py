@@ -110,33 +110,45 @@ def test_it_runs_where_nothing_heavy_is_installed(network: Path, images: Path, t
     assert run.stdout == "(9, 8)\n"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["demo", "--out", "demo"],
-        ["phantoms", "phantoms"],
-        ["doctor", "IMAGES"],
-        ["cost", "unet"],
-        ["train", "--model", "unet", "--data", "IMAGES"],
-        ["show", "layer7_double_deep"],
-    ],
-    ids=lambda words: words[0],
+NEED_PYTORCH = (
+    ["demo", "--out", "demo"],
+    ["phantoms", "phantoms"],
+    ["doctor", "IMAGES"],
+    ["cost", "unet"],
+    ["train", "--model", "unet", "--data", "IMAGES"],
+    ["show", "layer7_double_deep"],
 )
-def test_where_pytorch_is_not_installed_other_commands_say_what_to_install(words: list[str], tmp_path: Path) -> None:
+ONE_BY_ONE = """
+from medarts.cli import main
+
+for words in {commands}:
+    sys.argv = ["medarts", *words]
+    try:
+        main()
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    print("status", status, file=sys.stderr)
+"""
+
+
+def test_where_pytorch_is_not_installed_other_commands_say_what_to_install(tmp_path: Path) -> None:
+    """One after the other in one process, in which nothing that is missing is ever imported."""
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
         for number in range(12):
             Image.fromarray(np.full((8, 8), 255 * (number % 2), np.uint8)).save(tmp_path / folder / f"{number}.png")
-    code = BLOCKED.format(blocked=HEAVY) + "from medarts.cli import main; main()"
-    given = [str(tmp_path) if word == "IMAGES" else word for word in words]
+    commands = [[str(tmp_path) if word == "IMAGES" else word for word in words] for words in NEED_PYTORCH]
+    code = BLOCKED.format(blocked=HEAVY) + ONE_BY_ONE.format(commands=commands)
     run = subprocess.run(
-        [sys.executable, "-c", code, *given],
-        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 1
-    assert len(run.stderr.splitlines()) == 1, run.stderr
-    assert "is not installed" in run.stderr
-    assert 'pip install "medarts[train]"' in run.stderr
+        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    lines = run.stderr.splitlines()
+    assert len(lines) == 2 * len(commands), run.stderr
+    for words, said, status in zip(commands, lines[::2], lines[1::2], strict=True):
+        assert status == "status 1", words
+        assert "is not installed" in said, words
+        assert 'pip install "medarts[train]"' in said, words
 
 
 def test_kills_lose_no_more_than_the_image_in_hand(network: Path, images: Path, tmp_path: Path) -> None:
@@ -196,7 +208,7 @@ def test_an_interruption_leaves_nothing_half_written_and_says_how_to_continue(
 def test_starting_takes_less_than_a_second_and_a_half_of_the_processor(
     network: Path, images: Path, tmp_path: Path
 ) -> None:
-    """Of the processor's time, as machines are busy; the best of three."""
+    """Of the processor's time, as machines are busy; in one of three trials."""
     code = "import os, sys; from medarts.cli import main\ntry: main()\nexcept SystemExit: print(sum(os.times()[:2]))"
     taken = []
     for number in range(3):
@@ -205,6 +217,8 @@ def test_starting_takes_less_than_a_second_and_a_half_of_the_processor(
             [sys.executable, "-c", code, *words], env=ENVIRONMENT, capture_output=True, text=True, check=True
         )
         taken.append(float(run.stdout.splitlines()[-1]))
+        if taken[-1] < 1.5:
+            break
     assert min(taken) < 1.5
 
 
