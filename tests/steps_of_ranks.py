@@ -122,6 +122,14 @@ def do_stuck(rank: int) -> None:
         ranks.first(lambda: time.sleep(60))
 
 
+def do_apart(rank: int) -> None:
+    """Process 0 is to use a network interface that is not there, so that none comes to process 1, which waits."""
+    if rank == 0:
+        os.environ["GLOO_SOCKET_IFNAME"] = "none"
+    with joined("cpu", patience=60):
+        pass
+
+
 def train_again(recipe: dict[str, Any], out: Path, rank: int) -> None:
     """Begins a training that is another one in process 1, and does that of process 0 when it was refused."""
     fail = Watch.fail

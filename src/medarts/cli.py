@@ -281,9 +281,9 @@ def search(
         resume: Search run to resume. No recipe is needed. Paths, the note, device and threads, the parts of a batch
             (search.stages.0.accumulate=2) can be changed, and the last stage can get more epochs.
     """
+    _launch_several(devices, nodes, node_rank, address)
     from medarts import api, terminal
 
-    _launch_several(devices, nodes, node_rank, address)
     files, changes = split(words)
     if resume is not None:
         _expect(not files and out is None, "medarts search --resume RUN [KEY=VALUE ...]")
@@ -343,9 +343,9 @@ def train(
         resume: Training run to resume. Only paths, the note, device and threads, and the parts of a batch
             (train.accumulate=2) can be changed, and train.epochs raised.
     """
+    _launch_several(devices, nodes, node_rank, address)
     from medarts import api, terminal
 
-    _launch_several(devices, nodes, node_rank, address)
     files, changes = split(words)
     if resume is not None:
         others = (genotype, model, recipe, from_, init_channel, out)

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.steps_of_ranks import do_all, do_faulty, do_stuck, in_processes, steps, train_again
+from tests.steps_of_ranks import do_all, do_apart, do_faulty, do_stuck, in_processes, steps, train_again
 
 from medarts import cli
 from medarts.config import Recipe, apply_overrides, parse, to_yaml
@@ -219,6 +220,64 @@ def test_of_three_processes_the_one_that_is_stuck_is_named(tmp_path):
     assert said.count("Process ") == 1, said
 
 
+def test_processes_that_do_not_reach_each_other_say_so(tmp_path):
+    """One ends by an error, and ends the other, which would wait for it."""
+    processes = in_processes(2, do_apart, errors=tmp_path)
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [1, 1]
+    said, others = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert re.search(r"The processes do not reach each other \(.+\)\. Start them again\. If that", said), said
+    assert "GLOO_SOCKET_IFNAME on each" in said
+    assert others == ""
+
+
+@pytest.fixture
+def first_of_two(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The store of a job of two hosts, of which this process is the first."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    given |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(joining._Process, "store", None)
+    return store
+
+
+def test_the_address_at_which_nothing_answers_is_named(first_of_two, monkeypatch, capfd):
+    """Without what PyTorch prints of where in its library that was."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # nobody listens there
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+        missed = rf"has not met .* within 1 s \(nothing answers at 127\.0\.0\.1:{free.getsockname()[1]}: "
+        with pytest.raises(MedartsError, match=missed), joined("cpu", patience=1):
+            pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_that_does_not_come_is_named(first_of_two):
+    host = re.escape(platform.node())
+    missed = rf"Process 0 on {host} has not met all 2 processes within 1 s \(process 1 has not come\)\. Start the "
+    with pytest.raises(MedartsError, match=missed), joined("cpu", patience=1):
+        pass
+
+
+def test_processes_speak_by_the_interface_towards_the_first_host(first_of_two, monkeypatch):
+    """Which finds its own address at a loopback interface; there it takes the one towards another host."""
+    towards = {"127.0.0.1": "127.0.0.1", "10.0.0.2": "10.0.0.1"}
+    monkeypatch.setattr(joining, "own_address", lambda host, port: towards[host])
+    monkeypatch.setattr(joining, "interface_of", {"10.0.0.1": "eth1", "127.0.0.1": "lo"}.get)
+    first_of_two.set(joining._come(1), "10.0.0.2")
+    assert joining._interface(place(), first_of_two) == "eth1"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # all on one host
+    assert joining._interface(place(), first_of_two) == "lo"
+    with joining._through("eth1"):
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "eth1"
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")  # the user's
+    assert joining._interface(place(), first_of_two) is None
+
+
 def test_a_batch_has_an_image_for_every_process():
     four = Ranks()
     four.place = Place(0, 4, 0, 4)
@@ -333,6 +392,24 @@ def test_the_loss_of_the_first_machine_is_told_once_on_every_other_one(place, te
 def test_processes_that_cannot_be_started_are_refused(changes, message):
     with pytest.raises(MedartsError, match=message):
         launch([], **{"devices": 2, "nodes": 1, "node_rank": 0, "address": None, **changes})
+
+
+def test_what_starts_processes_has_not_imported_torch_before_it_says_what_that_logs():
+    code = """
+import sys
+from contextlib import suppress
+from medarts import cli
+from medarts.system import launching
+
+launching.launch = lambda *words, **others: started.append("torch" in sys.modules)
+started = []
+for kind in ("search", "train"):
+    sys.argv = ["medarts", kind, "recipe.yaml", "--devices", "2"]
+    with suppress(SystemExit):
+        cli.main()
+sys.exit(started != [False, False])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_the_command_line_starts_processes_that_speak_with_one_voice(small, tmp_path, monkeypatch, capfd):

@@ -1,7 +1,10 @@
 """How the processes of a job find each other."""
 
 import os
-from collections.abc import Iterator
+import platform
+import socket
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal
@@ -11,15 +14,27 @@ from torch import distributed
 
 from medarts.errors import MedartsError
 from medarts.system.console import be_mute
+from medarts.system.interfaces import interface_of, is_loopback, own_address
 from medarts.system.place import Place, place
 from medarts.system.process import InterruptedRunError
 from medarts.system.ranks import ALONE, Ranks, Several, as_current, current
-from medarts.system.watch import Watch, connected
+from medarts.system.watch import ALL, Watch, connected
 
 _rendezvous, _PrefixStore = distributed.rendezvous, distributed.PrefixStore  # type: ignore[attr-defined]
 
 _MARGIN = 15.0
 """Seconds after which a wait ends that the watch should have ended."""
+
+_PAUSE = 0.1
+"""Seconds between two looks whether all have come."""
+
+_INTERFACE = "GLOO_SOCKET_IFNAME"
+"""The variable by which PyTorch lets users choose the network interface of Gloo."""
+
+_WAY = (
+    "Start them again. If that does not help, open all ports between the hosts, or set "
+    f"{_INTERFACE} on each to the network interface by which it reaches the others."
+)
 
 
 class _Process:
@@ -64,9 +79,10 @@ def joined(device: Literal["cpu", "cuda"], *, patience: float) -> Iterator[Ranks
         torch.cuda.set_device(here.local_rank)
     if here.rank:
         be_mute()  # for good: the first process reports for all
-    several, watch = _join(here, device, patience)
+    watch, several, form = _meet(here, device, patience)
     watch.start()
     try:
+        _form_first(form, watch)
         with as_current(several):
             yield several
         several.any(False)  # none ends, and the store with it, while others are at work
@@ -79,19 +95,37 @@ def joined(device: Literal["cpu", "cuda"], *, patience: float) -> Iterator[Ranks
     else:
         watch.part()
     finally:  # a process that goes on after an error can do another job
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
-def _join(here: Place, device: str, patience: float) -> tuple[Several, Watch]:
-    wait = timedelta(seconds=patience)
+def _meet(here: Place, device: str, patience: float) -> tuple[Watch, Several, Callable[[str], None]]:
+    """Returns what watches the processes, once all have come, their group, and what forms it in PyTorch, by its name.
+
+    Raises:
+        MedartsError: some have not come.
+    """
     try:
         if _Process.store is None:
-            _Process.store = next(_rendezvous("env://", here.rank, here.size, timeout=wait))[0]
+            if here.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # else it is to open it itself
+                _wait_for_answer(patience)
+            _Process.store = next(_rendezvous("env://", here.rank, here.size, timeout=timedelta(seconds=patience)))[0]
         _Process.jobs += 1
         prefix = prefix_of(_Process.jobs)
         own, of_watch = (_PrefixStore(prefix, connected(*_address(), patience=patience)) for _ in range(2))
+        missing = _missing(here, own, patience)
+        interface = None if missing else _interface(here, own)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # the last two: of the variables of the address
+        missing = " ".join(str(error).split())[:200]
+    if missing:
+        raise MedartsError(
+            f"Process {here.rank} on {platform.node()} has not met all {here.size} processes within {patience:.0f} s "
+            f"({missing}).",
+            fix="Start the others too, with the same address (MASTER_ADDR and MASTER_PORT), which all hosts can reach.",
+        )
 
-        def form(name: str) -> None:
+    def form(name: str) -> None:
+        with _through(interface):
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
                 store=_PrefixStore(f"{prefix}/{name}", _Process.store),
@@ -100,16 +134,92 @@ def _join(here: Place, device: str, patience: float) -> tuple[Several, Watch]:
                 timeout=timedelta(seconds=patience + _MARGIN),
             )
 
-        form("group")
-    except (RuntimeError, ValueError, KeyError) as error:  # a KeyError or ValueError: of the variables of the address
-        reason = " ".join(str(error).split())[:200]
-        raise MedartsError(
-            f"Process {here.rank} has not met all {here.size} processes within {patience:.0f} s ({reason}).",
-            fix="Start the others too, with the same address (MASTER_ADDR and MASTER_PORT), which all hosts can reach.",
-        ) from error
     watch = Watch(here, of_watch, patience=patience)
     # A process that waits for another one on its GPU cannot be called back.
-    return Several(here, own, watch, form if device == "cpu" else None), watch
+    return watch, Several(here, own, watch, form if device == "cpu" else None), form
+
+
+def _wait_for_answer(patience: float) -> None:
+    """Waits until something listens at the address of the store; PyTorch says much where nothing does.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, port = _address()
+    until = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(until - time.monotonic(), _PAUSE)).close()
+        except OSError as error:
+            if time.monotonic() > until:
+                reason = error.strerror or error
+                raise OSError(f"nothing answers at {host}:{port}: {reason}") from error
+            time.sleep(_PAUSE)
+        else:
+            return
+
+
+def _missing(here: Place, store: Any, patience: float) -> str:
+    """Waits for all processes; returns who of them has not come in time, an empty text if all have."""
+    store.set(_come(here.rank), own_address(*_address()))
+    if store.add("come", 1) == here.size:
+        store.set("all have come", b"")
+    until = time.monotonic() + patience
+    while not store.check(["all have come"]):
+        if time.monotonic() > until:
+            late = [rank for rank in range(here.size) if not store.check([_come(rank)])]
+            more = f", and {len(late) - 1} more" if len(late) > 1 else ""
+            return f"process {late[0]} has not come{more}" if late else "the last one came too late"
+        time.sleep(_PAUSE)
+    return ""
+
+
+def _come(rank: int) -> str:
+    return f"come/{rank}"
+
+
+def _interface(here: Place, store: Any) -> str | None:
+    """Returns the network interface by which this process reaches the others; None where Gloo has to choose.
+
+    By itself Gloo takes the address of the host's own name. That is often a loopback address, as Debian writes it into
+    /etc/hosts, and never the address that the user gave.
+    """
+    if os.environ.get(_INTERFACE):
+        return None
+    address = own_address(*_address())
+    if is_loopback(address) and here.local_size < here.size:
+        # The first host finds itself there. What comes after its processes is one of another host.
+        other = store.get(_come((here.leader + here.local_size) % here.size)).decode()
+        address = own_address(other, _address()[1]) if other else ""
+    return interface_of(address)
+
+
+@contextmanager
+def _through(interface: str | None) -> Iterator[None]:
+    """Has groups of Gloo that are formed in it use a network interface."""
+    if interface is not None:
+        os.environ[_INTERFACE] = interface
+    try:
+        yield
+    finally:
+        if interface is not None:
+            del os.environ[_INTERFACE]
+
+
+def _form_first(form: Callable[[str], None], watch: Watch) -> None:
+    """Forms the group of a job; should one of them wait for another one too long, the watch ends them.
+
+    Raises:
+        MedartsError: a process does not reach another one.
+    """
+    usual, watch.fix = watch.fix, _WAY
+    try:
+        with watch.together("forming the group"), watch.waiting(ALL):
+            form("group")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise MedartsError(f"The processes do not reach each other ({reason}).", fix=_WAY) from error
+    watch.fix = usual
 
 
 def _address() -> tuple[str, int]:
