@@ -23,6 +23,7 @@ from medarts.config import Recipe, parse
 from medarts.engine import device
 from medarts.system import process
 
+from .hosts_of_tests import Host, two_hosts, why_no_hosts
 from .processes_of_tests import forking, spawning
 
 settings.register_profile("medarts", deadline=None)  # of 200 ms, which other work on the machine uses up
@@ -153,6 +154,15 @@ def threads_kept() -> Iterator[None]:
     after = THREADS()
     SET_THREADS(before)
     assert after == before
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+    """Two hosts that are joined by a link."""
+    if reason := why_no_hosts():
+        pytest.skip(reason)
+    with two_hosts(tmp_path) as both:
+        yield both
 
 
 class NoTranslation:

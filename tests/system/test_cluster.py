@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.hosts_of_tests import Host, starts_clusters
 from tests.small_runs_of_tests import InThisProcess
 
 from medarts.config import parse
@@ -36,10 +37,6 @@ from medarts.system.workers import Ended, Needs, ProcessEndedError, Work, Worker
 ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.usefixtures("processes_spawned")  # Ray's threads and forks can wait for each other without end
-
-starts_ray = pytest.mark.skipif(
-    os.environ.get("MEDARTS_TEST_RAY") != "1", reason="it starts Ray, which takes minutes; MEDARTS_TEST_RAY=1 runs it"
-)
 
 CODE = """
 import os, signal, sys, time
@@ -166,7 +163,7 @@ def ends(workers: Workers, number: int) -> dict[str, Ended]:
 # --- work ---------------------------------------------------------------------------------------------------------
 
 
-@starts_ray
+@starts_clusters
 def test_work_ends_as_in_processes_and_goes_on_after_its_worker_was_killed(
     tmp_path: Path, head: tuple[str, Node], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,7 +190,7 @@ def test_work_ends_as_in_processes_and_goes_on_after_its_worker_was_killed(
     assert not list(tmp_path.glob(".cluster-*"))
 
 
-@starts_ray
+@starts_clusters
 def test_work_that_is_stopped_is_saved_and_what_waits_is_not_begun(tmp_path: Path, head: tuple[str, Node]) -> None:
     names = ["a", "b", "waits"]
     with RayWorkers(head[0], needs(tmp_path), jobs=2, reused=False) as workers:
@@ -209,7 +206,7 @@ def test_work_that_is_stopped_is_saved_and_what_waits_is_not_begun(tmp_path: Pat
     assert not (tmp_path / "waits").exists()
 
 
-@starts_ray
+@starts_clusters
 @pytest.mark.parametrize(
     ("what", "says"),
     [
@@ -304,7 +301,7 @@ def killing(folder: Path, kill: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-@starts_ray
+@starts_clusters
 def test_a_benchmark_of_which_a_worker_is_killed_equals_that_of_local_jobs(
     study: Study, local: Path, tmp_path: Path, head: tuple[str, Node], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -327,7 +324,7 @@ def test_a_benchmark_of_which_a_worker_is_killed_equals_that_of_local_jobs(
     assert not (out / "failures").exists()
 
 
-@starts_ray
+@starts_clusters
 def test_a_search_by_training_on_a_ray_of_its_own_equals_that_of_local_jobs(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,7 +351,7 @@ def test_fingerprints_are_of_the_content_of_every_data_set(recipe: dict[str, Any
 # --- a cluster that is lost -------------------------------------------------------------------------------------------
 
 
-@starts_ray
+@starts_clusters
 def test_the_head_is_killed(tmp_path: Path, head: tuple[str, Node]) -> None:
     """The last test of the cluster that all have. Work that is at it then is saved."""
     begun = time.monotonic()
@@ -400,51 +397,12 @@ if __name__ == "__main__":
 """Registers a loss of its own, as hosts of a cluster have to find it too; its steps last long enough to cut a link."""
 
 
-def why_no_networks() -> str:
-    """Returns why this process cannot make network namespaces; nothing if it can."""
-    if sys.platform != "linux":
-        return "network namespaces are of Linux"
-    try:
-        made = subprocess.run(["ip", "netns", "add", "medarts-trial"], capture_output=True, text=True, check=False)
-        subprocess.run(["ip", "netns", "delete", "medarts-trial"], capture_output=True, check=False)
-    except OSError as error:
-        return f"ip does not run: {error}"
-    return made.stderr.strip() and f"no network namespaces: {made.stderr.strip()}"
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
-@pytest.fixture
-def hosts() -> Iterator[tuple[str, str]]:
-    """Two network namespaces joined by a link, as two hosts; the first has 10.77.0.1, the second 10.77.0.2."""
-    if reason := why_no_networks():
-        pytest.skip(reason)
-    names = f"medarts-{os.getpid()}-a", f"medarts-{os.getpid()}-b"
-    for name in names:
-        ip("netns", "add", name)
-    try:
-        ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
-        for number, name in enumerate(names, 1):
-            ip("-n", name, "address", "add", f"10.77.0.{number}/24", "dev", "cable")
-            for device in ("cable", "lo"):
-                ip("-n", name, "link", "set", device, "up")
-        yield names
-    finally:
-        for name in names:
-            left = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True)
-            for pid in left.stdout.split():
-                os.kill(int(pid), signal.SIGKILL)
-            ip("netns", "delete", name)
-
-
-@starts_ray
+@starts_clusters
 def test_the_link_to_another_host_is_cut_in_the_middle_of_a_benchmark(
-    hosts: tuple[str, str], recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hosts: tuple[Host, Host], recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head has no CPUs, so that all is done on the other host; one folder is seen by the head alone."""
-    script, path, address = tmp_path / "script.py", tmp_path / "study.yaml", "10.77.0.1:6379"
+    script, path, address = tmp_path / "script.py", tmp_path / "study.yaml", f"{hosts[0].address}:6379"
     script.write_text(SCRIPT)
     hidden = tmp_path / "hidden"
     hidden.mkdir()
@@ -454,13 +412,14 @@ def test_the_link_to_another_host_is_cut_in_the_middle_of_a_benchmark(
     path.write_text(yaml.safe_dump(content))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((os.environ["PYTHONPATH"], str(Path(__file__).parents[2]))))
     monkeypatch.setenv("SECONDS_A_STEP", "1")
-    on = [("ip", "netns", "exec", host) for host in hosts]
-    head = start("--head", "--port=6379", "--num-cpus=0", *BARE, "--node-ip-address=10.77.0.1", within=on[0])
-    is_up = [*on[0], sys.executable, "-c", "import socket; socket.create_connection(('10.77.0.1', 6379))"]
+    on = [host.within for host in hosts]
+    own = [f"--node-ip-address={host.address}" for host in hosts]
+    head = start("--head", "--port=6379", "--num-cpus=0", *BARE, own[0], within=on[0])
+    is_up = [*on[0], sys.executable, "-c", f"import socket; socket.create_connection(('{hosts[0].address}', 6379))"]
     wait_for_port(address, head, lambda: subprocess.run(is_up, check=False, capture_output=True).returncode == 0)
 
-    def join() -> Node:  # in a mount namespace of its own, too, as `ip netns exec` makes one
-        words = (f"--address={address}", "--num-cpus=2", "--node-ip-address=10.77.0.2")
+    def join() -> Node:  # with mounts of its own, as `Host.within` has them
+        words = (f"--address={address}", "--num-cpus=2", own[1])
         return start(*words, within=(*on[1], "sh", "-c", f'mount -t tmpfs none {hidden} && exec "$@"', "sh"))
 
     def begin(out: Path) -> "subprocess.Popen[str]":
@@ -473,12 +432,11 @@ def test_the_link_to_another_host_is_cut_in_the_middle_of_a_benchmark(
         refused = begin(hidden / "out").communicate(timeout=PATIENCE)[0]
         if other.process.poll() is not None:  # the head was not ready
             other = join()
-    assert re.search(
-        rf"medarts: The host \S+ \(10\.77\.0\.2\) of the cluster does not see the folder {hidden}", refused
-    )
+    other_one = rf"{hosts[1].name} \({re.escape(hosts[1].address)}\)"
+    assert re.search(f"medarts: The host {other_one} of the cluster does not see the folder {hidden}", refused)
 
     out = tmp_path / "out"
-    thread = killing(out, lambda: ip("-n", hosts[0], "link", "set", "cable", "down"))
+    thread = killing(out, hosts[0].cut)
     benchmarking = begin(out)
     thread.join(PATIENCE)
     cut = time.monotonic()
