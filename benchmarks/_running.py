@@ -1,9 +1,13 @@
-"""What benchmarks share that run the program: `medarts`, and `note` for how far they are."""
+"""What benchmarks share: `medarts` runs the program, `note` says how far they are, `one_message` how they failed."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from medarts.errors import MedartsError
 
 
 def medarts(*words: object) -> None:
@@ -17,3 +21,12 @@ def medarts(*words: object) -> None:
 def note(text: str) -> None:
     """Prints a line beside the results."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Ends the script with the message of an error that its user can mend, in place of a traceback."""
+    try:
+        yield
+    except MedartsError as error:
+        raise SystemExit(str(error)) from None

@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4, help="of the supernet")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    parser.add_argument("--megapixels", type=float, help="of a batch at most; default: 4, with --search 1")
+    parser.add_argument(
+        "--megapixels", type=float, help="of a batch at most, of 2^20 pixels; default: 4, with --search 1"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()

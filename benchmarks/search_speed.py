@@ -121,7 +121,7 @@ def table(result: dict[str, Any]) -> str:
     rows = [f"{side:8}{seconds:8.1f} s" for side, seconds in result["seconds"].items()]
     ratios = result["ratios"]
     rows.append(f"{'ratio':8}{result['median_ratio']:8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    return "\n".join([*rows, f"genotypes chosen: {len(result['genotypes'])}"])
+    return "\n".join([*rows, f"chosen: {', '.join(result['candidates'])}"])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Trains random nas-wdan networks, so that selection rules can be tested on a table instead of on a machine.
 
     export MEDARTS_DATA=/folder/with/the/data/sets
-    python benchmarks/table.py FOLDER sample                   # genotypes, scaled to a latency
-    python benchmarks/table.py FOLDER train [--jobs 2] [--minutes 60]
-    python benchmarks/table.py FOLDER search [--jobs 2]        # supernets, by recipes/table-supernet-cpu.yaml
+    python benchmarks/table.py FOLDER sample [--genotypes 120]    # scaled to a latency
+    python benchmarks/table.py FOLDER train [--jobs 2] [--minutes 60] [--cluster ADDRESS]
+    python benchmarks/table.py FOLDER search [--jobs 2] [--minutes 60] [--cluster ADDRESS]    # supernets
 
 Genotypes are random in everything: cells, paths, depth of the lattice (3 to 5), nodes of a cell (2 to 4), doubled
 channels or not, all heads or the last. C is the largest with which the exported network is not slower than the U-Net of
@@ -11,11 +11,11 @@ its budget (width 8 or 16, 128 px, one thread of ONNX Runtime); where C = 2 is t
 Each is trained from scratch on every data set by recipes/table-cpu.yaml: all with one seed and the first REPEATED with
 two more, first those of the lower budget; then the others with a second.
 
-What a supernet thinks of the operation of each edge, by its alphas and by what it loses without, is kept to be tried on
-the table as a rule.
+Supernets are searched by recipes/table-supernet-cpu.yaml. What one thinks of the operation of each edge, by its alphas
+and by what it loses without, is kept to be tried on the table as a rule.
 
 All add lines to files in FOLDER, which `medarts.benchmarks.read_table` reads, and skip what is there: a training that
-was stopped is done again, a search goes on. `--minutes` begins none after that time. With `--cluster` they are done on
+was stopped is done again, a search goes on. `--minutes` begins none after that time. With `--cluster` both are done on
 a Ray cluster, all of whose hosts see FOLDER and the data sets at the same paths. benchmarks/table_analysis.py says what
 they show.
 """
@@ -29,7 +29,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _running import note
+from _running import note, one_message
 from _trainings import append_line, in_processes, read_lines, train_and_test
 
 import medarts
@@ -64,19 +64,21 @@ class Training(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, metavar="FOLDER", help="of the table")
-    parser.add_argument("part", choices=("sample", "train", "search"))
-    parser.add_argument("--genotypes", type=int, default=NUMBER)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on one thread")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after that time")
-    parser.add_argument("--cluster", metavar="ADDRESS|local", help="Ray cluster, as of medarts benchmark")
+    parts = parser.add_subparsers(dest="part", required=True)
+    sampling = parts.add_parser("sample", help="genotypes, on this machine")
+    sampling.add_argument("--genotypes", type=int, default=NUMBER)
+    for name, help_ in (("train", "the genotypes"), ("search", "supernets")):
+        part = parts.add_parser(name, help=help_)
+        part.add_argument("--jobs", type=int, default=1, help="trainings at once, each on one thread")
+        part.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after that time")
+        part.add_argument("--cluster", metavar="ADDRESS|auto|local", help="Ray cluster, as of medarts benchmark")
     arguments = parser.parse_args()
     arguments.table.mkdir(parents=True, exist_ok=True)
     if arguments.part == "sample":
         sample(arguments.table, arguments.genotypes)
-    elif arguments.part == "train":
-        train(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes, cluster=arguments.cluster)
     else:
-        search(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes, cluster=arguments.cluster)
+        do = train if arguments.part == "train" else search
+        do(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes, cluster=arguments.cluster)
 
 
 # --- genotypes --------------------------------------------------------------------------------------------------
@@ -193,4 +195,5 @@ def searched(case: tuple[int, Path]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_message():
+        main()

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from _running import note
+from _running import note, one_message
 from _trainings import append_line, in_processes, read_lines, train_and_test
 
 from medarts import load_genotype
@@ -122,4 +122,5 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_message():
+        main()

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,21 @@ def test_the_table_hands_its_cluster_on(part, scripts, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["table.py", str(tmp_path), part, "--jobs", "2", "--cluster", "local"])
     table.main()
     assert [(each["cluster"], each["jobs"], each["folder"]) for each in given] == [("local", 2, tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--cluster", "nowhere"], "cluster is 'nowhere'. Use HOST:PORT of its head"),
+        (["sample", "--cluster", "local"], "error: unrecognized arguments: --cluster local"),
+    ],
+)
+def test_the_table_refuses_a_cluster_in_one_message(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("MEDARTS_DATA", "data")
+    monkeypatch.setattr("sys.argv", ["table.py", str(tmp_path / "table"), *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / "table.py"), run_name="__main__")
+    said = capsys.readouterr().err + str(ended.value.code)
+    assert message in said
+    assert "Traceback" not in said
