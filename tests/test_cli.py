@@ -702,17 +702,21 @@ def test_a_closed_terminal_saves_the_step_in_hand(recipe_file, tmp_path):
     terminal, inside = pty.openpty()
     words = ("search", str(recipe_file), stages, "--out", "run")
     process = start_command(*words, folder=tmp_path, errors=Path(os.devnull), terminal=os.ttyname(inside))
-    end = time.monotonic() + 60
-    while not (tmp_path / "run" / "metrics.jsonl").exists():
-        assert time.monotonic() < end
-        os.set_blocking(terminal, False)
-        with suppress(BlockingIOError):
-            os.read(terminal, 65536)
-        time.sleep(0.01)
-    os.close(inside)
-    os.close(terminal)
-    process.join(60)
-    assert process.exitcode is not None
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert time.monotonic() < end
+            os.set_blocking(terminal, False)
+            with suppress(BlockingIOError):
+                os.read(terminal, 65536)
+            time.sleep(0.01)
+        os.close(inside)
+        os.close(terminal)
+        process.join(60)
+        assert process.exitcode is not None
+    finally:
+        process.kill()
+        process.join()
     records = RunDirectory.open(tmp_path / "run").read_journal("metrics.jsonl")
     assert checkpoint.newest(tmp_path / "run" / "checkpoints", "last")[1] == len(records)
     assert not (tmp_path / "run" / ".lock").exists()
