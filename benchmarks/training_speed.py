@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--at-once", action="store_true", help="two trainings at once against one of two threads")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if given.at_once and (given.bf16 or given.profile):
+        parser.error("--at-once takes neither --bf16 nor --profile.")
     keep_freed_memory()  # as trainings do
     if given.at_once:
         result = at_once(given)

@@ -334,8 +334,8 @@ class NasWdan(SearchSpace):
         cls, genotype: Genotype, *, without: Sequence[str] = (), heads: Sequence[str] | None = None
     ) -> Lattice:
         """Returns the lattice of a genotype, for drawings."""
-        depth = int(genotype.settings["depth"])
         settings = check(genotype)
+        depth = settings.depth
         ends = head_nodes(depth, deep_supervision=settings.deep_supervision)
         last = ends[-1]
         kept: Mapping[Node, Sequence[str]]
