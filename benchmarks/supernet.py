@@ -23,8 +23,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -292,8 +292,7 @@ def _peak_memory(case: Case) -> float:
 
 def resident_memory() -> float:
     """Returns the memory of this process now, in MB."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return float(status.partition("VmRSS:")[2].split()[0]) / 1e3
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 def largest_difference(cases: list[Case]) -> float:

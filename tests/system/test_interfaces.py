@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from medarts.system import interfaces
 from medarts.system.interfaces import interface_of, is_loopback, own_address
 
 
@@ -16,13 +15,6 @@ def test_an_interface_is_found_by_its_address():
     name = interface_of("127.0.0.1")
     assert name in [name for _, name in socket.if_nameindex()]
     assert name.startswith("lo")
-    found = dict.fromkeys(address for _, address in interfaces._addresses())
-    assert {interface_of(address) for address in found} == {name for name, _ in interfaces._addresses()}
-    for address in found:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            if (":" in address) == (family == socket.AF_INET6) and not address.startswith("fe80"):
-                with socket.socket(family) as trial:
-                    trial.bind((address, 0))  # or it would be none of this host
     assert interface_of("203.0.113.1") is None
 
 

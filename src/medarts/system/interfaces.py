@@ -1,23 +1,11 @@
 """The network interface by which this host reaches another one."""
 
-import ctypes
 import ipaddress
 import socket
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 
-
-class _Interface(ctypes.Structure):
-    """The beginning of the ``struct ifaddrs`` of getifaddrs(3), which is the same on Linux, macOS and BSD."""
-
-
-_Interface._fields_ = (
-    ("next", ctypes.POINTER(_Interface)),
-    ("name", ctypes.c_char_p),
-    ("flags", ctypes.c_uint),
-    ("address", ctypes.c_void_p),
-)
+import psutil
 
 
 def own_address(host: str, port: int) -> str:
@@ -44,35 +32,7 @@ def is_loopback(address: str) -> bool:
 
 def interface_of(address: str) -> str | None:
     """Returns the name of the network interface that has an address; None where none has, and on Windows."""
-    return next((name for name, its in _addresses() if its == address), None)
-
-
-def _addresses() -> Iterator[tuple[str, str]]:
-    """Yields names of interfaces, and their addresses of IPv4 and IPv6."""
     if sys.platform == "win32":
-        return
-    library, first = ctypes.CDLL(None), ctypes.POINTER(_Interface)()
-    if library.getifaddrs(ctypes.byref(first)):
-        return
-    try:
-        each = first
-        while each:
-            entry = each.contents
-            if entry.address:
-                text = _text(entry.address)
-                if text:
-                    yield entry.name.decode(), text
-            each = entry.next
-    finally:
-        library.freeifaddrs(first)
-
-
-def _text(address: int) -> str:
-    """Returns an address of the ``struct sockaddr`` at a place in memory; an empty text where it is of another kind."""
-    # Linux has two bytes for the family, others one for the length and one for the family.
-    head = ctypes.string_at(address, 2)
-    family = int.from_bytes(head, sys.byteorder) if sys.platform == "linux" else head[1]
-    for its, begin, length in ((socket.AF_INET, 4, 4), (socket.AF_INET6, 8, 16)):
-        if family == its:
-            return socket.inet_ntop(its, ctypes.string_at(address + begin, length))
-    return ""
+        return None
+    of_all = psutil.net_if_addrs().items()
+    return next((name for name, its in of_all if any(one.address.partition("%")[0] == address for one in its)), None)
