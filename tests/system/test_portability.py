@@ -13,7 +13,7 @@ SCRIPT = """
 import importlib, os, signal, sys
 
 # What other libraries need of them is imported first, as on Windows they have their own ways.
-import filelock, torch, lightning_fabric, kornia, PIL.Image, matplotlib.figure, pandas, scipy.stats, rich, tyro, yaml
+import filelock, psutil, torch, lightning_fabric, kornia, PIL.Image, matplotlib.figure, pandas, scipy.stats, rich, tyro, yaml
 import tifffile, nibabel, pydicom, multiprocessing.resource_tracker, multiprocessing.popen_spawn_posix, tempfile, shutil
 
 # The process that this one is forked from has imported medarts with POSIX.
