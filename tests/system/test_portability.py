@@ -14,7 +14,8 @@ import importlib, os, signal, sys
 
 # What other libraries need of them is imported first, as on Windows they have their own ways.
 import filelock, torch, lightning_fabric, kornia, PIL.Image, matplotlib.figure, pandas, scipy.stats, rich, tyro, yaml
-import psutil, tifffile, nibabel, pydicom, multiprocessing.resource_tracker, multiprocessing.popen_spawn_posix, tempfile, shutil
+import tifffile, nibabel, pydicom, multiprocessing.resource_tracker, multiprocessing.popen_spawn_posix
+import tempfile, shutil, psutil
 
 # The process that this one is forked from has imported medarts with POSIX.
 for name in [name for name in sys.modules if name.partition(".")[0] == "medarts"]:
