@@ -49,8 +49,8 @@ class AverageByTensor(MovingAverage):
 def train_as_built() -> None:
     """Takes away what makes trainings of this process fast."""
     for network in (NasWdanNetwork, DartsNetwork):
-        network.training_form = Network.training_form  # type: ignore[method-assign]
-    trainer.MovingAverage = AverageByTensor  # type: ignore[misc, attr-defined]
+        network.training_form = Network.training_form  # type: ignore[method-assign]  # on purpose, in this process
+    trainer.MovingAverage = AverageByTensor  # type: ignore[misc, attr-defined]  # as above
     for name in ("AdamW", "SGD"):
         setattr(torch.optim, name, not_fused(getattr(torch.optim, name)))
 

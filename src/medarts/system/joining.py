@@ -105,6 +105,7 @@ def _meet(here: Place, device: str, patience: float) -> tuple[Watch, Several, Ca
     Raises:
         MedartsError: some have not come.
     """
+    cause: Exception | None = None
     try:
         if _Process.store is None:
             if here.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # else it is to open it itself
@@ -116,13 +117,13 @@ def _meet(here: Place, device: str, patience: float) -> tuple[Watch, Several, Ca
         missing = _missing(here, own, patience)
         interface = None if missing else _interface(here, own)
     except (OSError, RuntimeError, ValueError, KeyError) as error:  # the last two: of the variables of the address
-        missing = " ".join(str(error).split())[:200]
+        missing, cause = " ".join(str(error).split())[:200], error
     if missing:
         raise MedartsError(
             f"Process {here.rank} on {platform.node()} has not met all {here.size} processes within {patience:.0f} s "
             f"({missing}).",
             fix="Start the others too, with the same address (MASTER_ADDR and MASTER_PORT), which all hosts can reach.",
-        )
+        ) from cause
 
     def form(name: str) -> None:
         with _through(interface):
