@@ -286,7 +286,7 @@ def test_searches_of_several_seeds_and_a_budget_that_gives_all_networks_their_wi
     deep = {"name": "deep", "model": {"name": "unet", "depth": 5}}
     unet, mix = {**UNET, "train": ["train.lr=0.01"]}, {"name": "mix", "searched_on": "ct", "search_seeds": [3, 5]}
     study = make([deep, mix, unet], [{"data": "ct"}], "recipe.budget.parameters=30000")
-    runs = ["searches/mix-1", "ct/mix-1/seed-0", "searches/mix-2", "ct/mix-2/seed-0", "ct/unet/seed-0"]
+    runs = ["searches/mix-1", "ct/mix-1/seed-0", "ct/unet/seed-0", "searches/mix-2", "ct/mix-2/seed-0"]
     assert done_here(study, out) == runs
     assert [RunDirectory.open(out / name).recipe.seed for name in ("searches/mix-1", "searches/mix-2")] == [3, 5]
     ((candidates, missing),) = available_runs(out).values()

@@ -91,7 +91,7 @@ class Plan:
         layout: paths of the study.
         networks: of the study.
         searches: that are needed, by network.
-        trainings: by seed, then group, then network.
+        trainings: by seed, then group, then network; see `_by_place`.
     """
 
     layout: Layout
@@ -250,7 +250,7 @@ def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> I
     data = {name: opened.manifest.fingerprint() for name, opened in groups.items()}
     for seed in sorted({seed for group in study.trained_on for seed in group.seeds}):
         for group in study.trained_on:
-            for network in study.networks_of(group) if seed in group.seeds else ():
+            for network in _by_place(study, group) if seed in group.seeds else ():
                 recipe = training_recipe(study, groups[group.name].recipe, network)
                 train = recipe.train.model_copy(update={"model": None})
                 yield Step(
@@ -261,6 +261,14 @@ def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> I
                     needs=searches_of(study, network),
                     group=group.name,
                 )
+
+
+def _by_place(study: Study, group: GroupEntry) -> list[str]:
+    """Returns the networks of a group: the first of every entry, then the second, ...
+
+    A study that is stopped early has then as many search seeds of one method as of another.
+    """
+    return sorted(study.networks_of(group), key=lambda name: study.entry_of(name).names.index(name))
 
 
 def _search(study: Study, layout: Layout, network: str) -> Step:
