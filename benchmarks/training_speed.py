@@ -1,6 +1,6 @@
 """How fast is a training step of a derived network? As built against its form for training, in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/training_speed.py [--genotype NAME] [--layers L] [--stem chest|cifar]
+    OMP_NUM_THREADS=1 python benchmarks/training_speed.py [--genotype NAME] [--layers L] [--stem chest|cifar] [--unet]
                                                           [--channels 8] [--norm batch] [--size 64] [--batch 16]
                                                           [--repeats 15] [--profile] [--bf16] [--at-once] [--json]
 
@@ -13,7 +13,8 @@ of genotypes of darts; these drop paths as in the middle of a training.
 The rate of both sides, and of the form of a U-Net of width 16 in the same turns, is three times the FLOPs of a forward
 pass, a second of the medians.
 
-``--bf16`` compares, in place of the network as built, the form in fp32 with the form in bf16.
+``--bf16`` compares, in place of the network as built, the form in fp32 with the form in bf16; with ``--unet``, those of
+that U-Net in place of a derived network.
 
 ``--at-once`` compares two trainings at once, a process of one thread each, with one training of two threads, in turns,
 by the clock; so nothing else should run. OMP_NUM_THREADS may be 1: threads are set here.
@@ -68,11 +69,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--bf16", action="store_true", help="the form in bf16 against the form in fp32")
+    parser.add_argument("--unet", action="store_true", help="with --bf16: of a U-Net")
     parser.add_argument("--at-once", action="store_true", help="two trainings at once against one of two threads")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     if given.at_once and (given.bf16 or given.profile):
         parser.error("--at-once takes neither --bf16 nor --profile.")
+    if given.unet and not given.bf16:
+        parser.error("--unet needs --bf16.")
     keep_freed_memory()  # as trainings do
     if given.at_once:
         result = at_once(given)
@@ -80,7 +84,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     built, images = made(given)
-    unet = create_model(UNetSettings(width=UNET_WIDTH), in_channels=3, outputs=1, norm="batch")
+    unet = made_unet()
     if given.bf16:
         steps = {
             "form, fp32": Step(built, images, new=True),
@@ -99,6 +103,9 @@ def main() -> None:
 def made(given: argparse.Namespace) -> tuple[Network, torch.Tensor]:
     """Returns the network, and a batch."""
     torch.manual_seed(0)
+    images = torch.rand(given.batch, 3, given.size, given.size)
+    if given.unet:
+        return made_unet(), images
     genotype = load_genotype(given.genotype)
     settings: dict[str, Any] = {"init_channel": given.channels}
     if genotype.space == "darts":
@@ -110,7 +117,11 @@ def made(given: argparse.Namespace) -> tuple[Network, torch.Tensor]:
         raise SystemExit(f"--layers and --stem are of genotypes of darts; {given.genotype} is of {genotype.space}.")
     else:
         network = create_model(genotype.with_settings(**settings), in_channels=3, outputs=1, norm=given.norm)
-    return network, torch.rand(given.batch, 3, given.size, given.size)
+    return network, images
+
+
+def made_unet() -> Network:
+    return create_model(UNetSettings(width=UNET_WIDTH), in_channels=3, outputs=1, norm="batch")
 
 
 class Step:

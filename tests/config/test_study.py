@@ -214,7 +214,10 @@ def test_every_option_is_explained_where_it_stands() -> None:
             "networks.0: changes and search_seeds",
         ),
         ("networks.0.search_seeds=[0, 1]", "networks.2.like: 'mix' is not a single genotype"),
-        ("networks.3.train=[train.epochs=3]", "networks.3: train cannot change train.epochs: .*its own optimizer, lr"),
+        (
+            "networks.3.train=[train.epochs=3]",
+            "networks.3: train cannot change train.epochs: .*its own optimizer, lr, .*, compute.precision, as",
+        ),
         ("networks.3.train=[train.lrr=3]", "networks.3: train cannot change train.lrr"),
         ("networks.3.train=[train.lr=x]", "networks.3.train: train.lr: .*number"),
         ("trained_on.0.changes=[budget.flops=9]", "trained_on.0: changes cannot set budget.flops"),

@@ -284,15 +284,17 @@ def test_searches_of_several_seeds_and_a_budget_that_gives_all_networks_their_wi
 ) -> None:
     out = tmp_path / "out"
     deep = {"name": "deep", "model": {"name": "unet", "depth": 5}}
-    unet, mix = {**UNET, "train": ["train.lr=0.01"]}, {"name": "mix", "searched_on": "ct", "search_seeds": [3, 5]}
+    unet, mix = (
+        {**UNET, "train": ["train.lr=0.01", "compute.precision=bf16"]},
+        {"name": "mix", "searched_on": "ct", "search_seeds": [3, 5]},
+    )
     study = make([deep, mix, unet], [{"data": "ct"}], "recipe.budget.parameters=30000")
     runs = ["searches/mix-1", "ct/mix-1/seed-0", "ct/unet/seed-0", "searches/mix-2", "ct/mix-2/seed-0"]
     assert done_here(study, out) == runs
     assert [RunDirectory.open(out / name).recipe.seed for name in ("searches/mix-1", "searches/mix-2")] == [3, 5]
     ((candidates, missing),) = available_runs(out).values()
-    assert {each.name: each.recipes[0].train.lr for each in candidates} == {
-        "mix-1": 0.004, "mix-2": 0.004, "unet": 0.01
-    }  # fmt: skip
+    own = {each.name: (each.recipes[0].train.lr, each.recipes[0].compute.precision) for each in candidates}
+    assert own == {"mix-1": (0.004, "fp32"), "mix-2": (0.004, "fp32"), "unet": (0.01, "bf16")}
     for each in candidates:
         place = scaled(each.architecture).index(each.architecture)
         counts = [COUNT(network) for network in scaled(each.architecture)[place : place + 2]]

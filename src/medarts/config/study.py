@@ -37,12 +37,9 @@ FIXED = ("seed", "data", "evaluation", "space", "train.model", "budget")
 """Parts of a recipe that a group cannot change: the study and its networks say what they are, and images and their
 scores are the same for all groups."""
 
-OWN = tuple(
-    f"train.{name}"
-    for name in (
-        *("optimizer", "lr", "lr_min", "momentum", "weight_decay", "schedule", "warmup_epochs", "plateau_epochs"),
-        *("grad_clip", "ema"),
-    )
+OWN = (
+    *("train.optimizer", "train.lr", "train.lr_min", "train.momentum", "train.weight_decay", "train.schedule"),
+    *("train.warmup_epochs", "train.plateau_epochs", "train.grad_clip", "train.ema", "compute.precision"),
 )
 """Fields of a recipe that a network can have for itself: how its weights are optimized. What it is trained on and for
 how long is the same for all networks, or they could not be compared."""
@@ -76,7 +73,8 @@ class NetworkEntry(Section):
             of this name.
         changes: changes of the recipe for the search, as key.path=value.
         train: changes of the recipe for the trainings of this network, such as train.lr=0.002, where it needs its own:
-            optimizer, lr, lr_min, momentum, weight_decay, schedule, warmup_epochs, plateau_epochs, grad_clip, ema.
+            optimizer, lr, lr_min, momentum, weight_decay, schedule, warmup_epochs, plateau_epochs, grad_clip and ema of
+            train, and compute.precision.
         method: networks of one method are also compared as one, for genotypes whose searches are not part of the study.
     """
 
