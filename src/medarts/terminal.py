@@ -47,6 +47,7 @@ from medarts.reporting.comparison_tables import (
     methods_table,
     network_table,
     noise_lines,
+    pairs_table,
     random_table,
     reference_of,
     retrained_table,
@@ -557,6 +558,8 @@ def show_comparison(comparison: Comparison, *, failures: Path | None = None) -> 
         if shown is not None:
             _title(title)
             _print_table(shown)
+    if (pairs := pairs_table(comparison)) is not None:
+        say(f"{counted(len(pairs.rows), 'pair')} of methods, p corrected for all of them: differences.csv", to=console)
     if budget := budget_text(comparison):
         say(budget, to=console)
     for line in noise_lines(comparison):

@@ -9,6 +9,7 @@ import pytest
 
 from medarts.comparison.design import RANDOM, Design, contrasts_of, repeated
 from medarts.comparison.measures import Measures, mean_measured, measures_of
+from medarts.comparison.overall import differences_table
 from medarts.comparison.overlays import most_differing
 from medarts.errors import RunError
 from medarts.evaluation.stats import bootstrap_means, jackknife_interval, left_out_means, percentile_interval
@@ -240,7 +241,8 @@ def test_methods_that_several_networks_stand_for_are_compared_with_each_other():
     means = {name: found.measured(name)["dice"].mean for name in shifts}
     of_methods = {"p": ("p1", "p2"), "q": ("q1", "q2"), "r without r3": ("r1", "r2")}
     contrasts = contrasts_of(found, reference="p", design=design)
-    assert [*contrasts["methods"]] == [("p", "q"), ("p", "r without r3"), ("q", "r without r3")]
+    assert [*contrasts["methods"]] == [("q", "r without r3"), ("q", "p"), ("r without r3", "p")]
+    assert contrasts["pairs"] == {}
     for (one, other), contrast in contrasts["methods"].items():
         expected = [np.mean([means[name] for name in of_methods[of]]) for of in (one, other)]
         assert contrast.mean == pytest.approx(expected[0] - expected[1])
@@ -253,3 +255,33 @@ def test_methods_that_several_networks_stand_for_are_compared_with_each_other():
     assert {name: len(side) for name, side in unet.sides.items()} == {"unet": 2, "p": 2}
     of_network = contrasts_of(found, reference="unet", design=design)["methods"]
     assert [*of_network][3:] == [("p", "unet"), ("q", "unet"), ("r without r3", "unet")]
+
+
+def test_methods_are_tested_against_the_reference_that_was_given_and_other_pairs_apart():
+    """Two searches of three methods, one of them with random networks like it, and a U-Net."""
+    names = ("p1", "p2", "q1", "q2", "r1", "r2", "unet", "like")
+    networks = {name: [random_rows(place, shift=0.02 * place)] for place, name in enumerate(names)}
+    methods = {"p": ("p1", "p2", "p3"), "q": ("q1", "q2"), "r": ("r1", "r2")}
+    found, design = measures(networks), Design(methods=methods, controls={"q1": ("like",)})
+    every = [("q", "r"), ("q", "p without p3"), ("r", "p without p3"), ("q", RANDOM)]
+    contrasts = contrasts_of(found, reference="p", design=design, reference_is_given=True)
+    assert [*contrasts["methods"]] == [("q", "p without p3"), ("r", "p without p3"), ("q", RANDOM)]
+    assert [*contrasts["pairs"]] == every
+    assert [*contrasts_of(found, reference="p", design=design)["methods"]] == every
+    # The correction is for what stands together.
+    tables = {
+        family: differences_table(of, family=family, group="g", metric="dice", seed=0)
+        for family, of in contrasts.items()
+    }
+    least = tables["methods"].p.min()
+    assert [tables[family].p_corrected.min() for family in ("methods", "pairs")] == pytest.approx(
+        [3 * least, 4 * least]
+    )
+    of_network = contrasts_of(found, reference="unet", design=design, reference_is_given=True)
+    against = [("p without p3", "unet"), ("q", "unet"), ("r", "unet")]
+    assert {*of_network["methods"]} == {*against, ("q", RANDOM)}
+    assert len(of_network["pairs"]) == 3 + 4
+    # All pairs are with the reference: nothing is shown twice.
+    two = Design(methods={"p": ("p1", "p2"), "q": ("q1", "q2")})
+    alone = contrasts_of(found, reference="p", design=two, reference_is_given=True)
+    assert ([*alone["methods"]], alone["pairs"]) == ([("q", "p")], {})

@@ -194,7 +194,9 @@ def test_methods_and_the_budget_of_all_networks(tmp_path: Path, capsys: pytest.C
     ]
     tested = {"metric": "dice", "difference": 0.0222, "low": 0.01, "high": 0.03, "p": 0.01, "p_corrected": 0.01}
     pair = {"family": "methods", "group": "isic", "network": "pool", "reference": "drawn", "patients": 9, "seeds": 2}
-    differences = pd.concat([comparison.differences, pd.DataFrame([{**pair, **tested, "verdict": "better"}])])
+    other = {**pair, "family": "pairs", "network": "pool", "reference": "third"}
+    rows = [{**one, **tested, "verdict": "better"} for one in (pair, other)]
+    differences = pd.concat([comparison.differences, pd.DataFrame(rows)])
     costs = comparison.costs.assign(budget_latency_ms=2.31, search_seconds=120.0)
     made_up = replace(comparison, methods=pd.DataFrame(methods), differences=differences, costs=costs)
     made_up.write(tmp_path)
@@ -204,6 +206,7 @@ def test_methods_and_the_budget_of_all_networks(tmp_path: Path, capsys: pytest.C
         "Budget of all networks: latency, ms ≤ 2.40 (128 × 128 pixels, 1 thread).", "latency, ms (≤ 2.40)", "2.31",
         "baseline, lr=0.002", "mean rank of pool", "(dashed: pool)", "pool isic 0.735 0.012 0.710 to 0.730 2 2.20 60.0",
         "pool SD 0.012 drawn SD 0.012 isic +0.022 +0.010 to +0.030",
+        "All pairs of methods", "pool SD 0.012 third isic",
     ):  # fmt: skip
         assert text in words, text
     titles = [column.title for column in network_table(made_up, "isic").columns]
@@ -212,6 +215,8 @@ def test_methods_and_the_budget_of_all_networks(tmp_path: Path, capsys: pytest.C
     terminal.show_comparison(made_up)
     said = " ".join(capsys.readouterr().out.split())
     assert "isic, differences to pool" in said
+    assert "1 pair of methods, p corrected for all of them: differences.csv" in said
+    assert "third" not in said
     assert "Budget of all networks: latency, ms ≤ 2.40" in said
 
 

@@ -61,8 +61,9 @@ class Comparison:
         differences: family, group, network, reference, metric, difference, low, high, p, p_corrected, patients, seeds,
             verdict. Each family and group is corrected by itself: "reference" compares every network with the
             reference, "random" a searched network with the mean of random ones of its size, "methods" the means of
-            networks that stand for one method, such as searches that differ in their seed alone, with each other, with
-            the reference, unless it is one of them, and with random ones.
+            networks that stand for one method, such as searches that differ in their seed alone, with the reference,
+            unless it is one of them, and with random ones. Where no reference was given, "methods" has them with each
+            other too; where one was, these are in "pairs", beside all of "methods".
         methods: group, method, its networks, their mean, standard deviation, lowest and highest score, mean latency
             and mean time of a search.
         costs: group, network, kind, began_from, how it was pruned (see
@@ -150,7 +151,10 @@ def compare(
     chosen = {name: reference_of(group, planned.get(name), design) for name, group in available.items()}
     for group in available.values():
         check_comparable(group.candidates, same_seeds=not group.missing, own=design.own)
-    found = [_found(name, group, scores, reference=chosen[name], design=design) for name, group in available.items()]
+    found = [
+        _found(name, group, scores, reference=chosen[name], planned=planned.get(name), design=design)
+        for name, group in available.items()
+    ]
     tables = [_tables(one, available[one.group], of, design) for one, of in zip(found, costs, strict=True)]
     together = overall_tables([one for one in found if len(one.measures.datasets) == 1])
     joined = {
@@ -198,6 +202,7 @@ def _found(
     scores: Mapping[RunDirectory, pd.DataFrame],
     *,
     reference: str,
+    planned: str | None,
     design: Design,
 ) -> Found:
     """Measures the networks of a group and pairs them."""
@@ -213,7 +218,8 @@ def _found(
     seed = min(min(candidate.seeds) for candidate in candidates)
     measures = measures_of(table, draws=candidates[0].recipes[0].evaluation.bootstrap, seed=seed)
     names = [candidate.name for candidate in candidates]
-    contrasts = contrasts_of(measures, reference=reference, design=design)
+    is_given = planned is not None and reference in (planned, *design.members(planned, names))
+    contrasts = contrasts_of(measures, reference=reference, design=design, reference_is_given=is_given)
     measured = {one: measures.measured(one) for one in names}
     return Found(name, measures, measured, reference, contrasts)
 

@@ -76,17 +76,19 @@ def repeated(searches: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]:
     return {f"{len(names)} searches: {', '.join(names)}": tuple(names) for names in searches}
 
 
-def contrasts_of(measures: Measures, *, reference: str, design: Design) -> Contrasts:
+def contrasts_of(measures: Measures, *, reference: str, design: Design, reference_is_given: bool = False) -> Contrasts:
     """Returns all contrasts of a group by the families of tests, see `Comparison.differences`.
 
     Args:
         measures: of the networks; others are left out.
         reference: the network, or the method, with which all others are compared.
         design: what is known of the networks.
+        reference_is_given: whether the question is how methods compare with the reference; otherwise it is how they
+            compare with each other.
     """
     names = measures.networks
     of_reference = design.members(reference, names)
-    found: Contrasts = {"reference": {}, "random": {}, "methods": {}}
+    found: Contrasts = {"reference": {}, "random": {}, "methods": {}, "pairs": {}}
 
     def add(family: str, several: Sequence[str], name: str, others: Sequence[str], against: str) -> None:
         of_all = mean_of_contrasts([measures.contrast(one, other) for one in several for other in others])
@@ -100,7 +102,8 @@ def contrasts_of(measures: Measures, *, reference: str, design: Design) -> Contr
         if usable and network in names:
             add("random", [network], network, usable, RANDOM)
     there = design.methods_of(names)
-    for (name, several), (against, others) in combinations(there.items(), 2):
+    reference_last = sorted(there.items(), key=lambda method: method[1] == of_reference)
+    for (name, several), (against, others) in combinations(reference_last, 2):
         if not {*several} & {*others}:
             add("methods", several, name, others, against)
     for name, several in there.items():
@@ -110,6 +113,11 @@ def contrasts_of(measures: Measures, *, reference: str, design: Design) -> Contr
         random = [one for network in several for one in design.controls.get(network, ()) if one in names]
         if random:
             add("methods", several, name, random, RANDOM)
+    if reference_is_given:
+        asked = {RANDOM, reference, *(name for name, several in there.items() if several == of_reference)}
+        every = found["methods"]
+        found["methods"] = {sides: one for sides, one in every.items() if sides[1] in asked}
+        found["pairs"] = every if len(every) > len(found["methods"]) else {}
     return found
 
 

@@ -26,6 +26,7 @@ from medarts.reporting.comparison_tables import (
     network_frame,
     network_table,
     noise_lines,
+    pairs_table,
     random_table,
     reference_of,
     scores_by_group,
@@ -57,6 +58,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
         "budget": budget_text(comparison),
         "methods": methods_table(comparison),
         "random": random_table(comparison),
+        "pairs": pairs_table(comparison),
         "missing": missing_table(about["missing"]),
         "machine": about["machine"],
         "runs": [

@@ -1,7 +1,7 @@
 """Tables of comparisons and of generalisation, for their pages and the terminal."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -346,8 +346,17 @@ def methods_table(comparison: Comparison) -> Table | None:
 
 
 def random_table(comparison: Comparison) -> Table | None:
-    """Returns what searches add: against random networks, and between methods; None where there are none."""
-    differences = comparison.differences[comparison.differences.family != "reference"]
+    """Returns what searches add: against random networks, the reference, or each other; None where there are none."""
+    return _methods_compared(comparison, ("random", "methods"), caption="What the search adds")
+
+
+def pairs_table(comparison: Comparison) -> Table | None:
+    """Returns all pairs of methods where those of `random_table` are with a reference; None where there are none."""
+    return _methods_compared(comparison, ("pairs",), caption="All pairs of methods")
+
+
+def _methods_compared(comparison: Comparison, families: Collection[str], *, caption: str) -> Table | None:
+    differences = comparison.differences[comparison.differences.family.isin(families)]
     deviations = {
         (group, method): f"SD {decimals(deviation)}"
         for group, method, deviation in comparison.methods[["group", "method", "deviation"]].to_numpy()
@@ -359,7 +368,7 @@ def random_table(comparison: Comparison) -> Table | None:
     return difference_table(
         differences,
         {"network": "network", "reference": "against", "group": "data set"},
-        caption="What the search adds",
+        caption=caption,
         below={"network": "network_deviation", "reference": "reference_deviation"},
     )
 
