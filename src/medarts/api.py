@@ -9,18 +9,36 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
-from medarts.config import Recipe, Task, apply_overrides, parse
+from medarts.coercion import (
+    Changes,
+    DataLike,
+    RecipeLike,
+    architecture_of,
+    changes_of,
+    changes_that_keep_network,
+    data_of,
+    finished_training,
+    folder_of,
+    images_in_memory,
+    model_change,
+    pruning_method,
+    recipe_of,
+    recipe_without,
+    search_behind,
+    store_of,
+    study_of,
+    task_of,
+    trained_network,
+)
+from medarts.config import Recipe, Task
 from medarts.config import load as load_recipe
-from medarts.config.reading import read_mapping
-from medarts.config.study import Study, load_study
+from medarts.config.study import Study
 from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory, path_of
 from medarts.errors import DataError, RecipeError, RunError, check_number, did_you_mean, quoted
-from medarts.models import architecture_named
-from medarts.models.ensemble import Ensemble
-from medarts.registry import Settings, criteria, models
+from medarts.registry import Settings, models
 from medarts.spaces import genotype_with, load_genotype, space_of, zoo
 from medarts.spaces.genotype import Genotype
 from medarts.system.files import check_writable, exists, make_folder, write_whole, writing
@@ -38,26 +56,14 @@ if TYPE_CHECKING:
     from medarts.deploy.model import TrainedModel
     from medarts.deploy.prediction import Prediction
     from medarts.evaluation.scores import Scores
-    from medarts.models import Architecture
     from medarts.profiling.cost import Cost
     from medarts.profiling.plan import Plan
     from medarts.proposal import Ask, Proposal
     from medarts.study.generalize import Generalization
     from medarts.study.noise import Noise
     from medarts.study.planning import StudyPlan
-    from medarts.training.trained import TrainedNetwork
 
 # Rooms that bring PyTorch and other large libraries are imported by the verbs that need them.
-
-RecipeLike = Recipe | Mapping[str, Any] | Path | str
-"""A recipe, its content, or the path of its YAML file."""
-
-Changes = str | Iterable[str]
-"""Changes of a recipe, such as ``"train.epochs=20"``: one, or several."""
-
-DataLike: TypeAlias = "ImageStore | Dataset[Any] | tuple[Any, Any] | str | Path | Sequence[str | Path]"
-"""Names of data sets in a recipe, folders, or images in memory: of `from_arrays` or `from_dataset`, a torch data set,
-or a pair (images, targets) of arrays as `from_arrays` takes them."""
 
 _PASSES = 10
 """Timed passes for the page of a run; `cost` takes more."""
@@ -98,10 +104,10 @@ def search(
     from medarts.pool.search import start
 
     _check_cluster(cluster)
-    given = _given(data)
-    chosen = _recipe(recipe, given, changes)
-    folder = _folder(out, Path(recipe).stem if isinstance(recipe, str | Path) else "search")
-    return start(chosen, folder, jobs=jobs, cluster=cluster, data=_store(given))
+    given = data_of(data)
+    chosen = recipe_of(recipe, given, changes)
+    folder = folder_of(out, Path(recipe).stem if isinstance(recipe, str | Path) else "search")
+    return start(chosen, folder, jobs=jobs, cluster=cluster, data=store_of(given))
 
 
 def train(
@@ -145,26 +151,26 @@ def train(
     from medarts.training.trainer import start_training
 
     _check_cluster(cluster)
-    changes = _changes(changes)
+    changes = changes_of(changes)
     if initial is not None:
         if network is not None or init_channel is not None:
             raise RecipeError("A trained network is fine-tuned as it is.", fix="Leave network and init_channel out.")
         return _fine_tune(initial, recipe, data, changes, out)
-    searched = _searched(network)
-    base = recipe if recipe is not None else _recipe_without(searched, has_data=data is not None)
+    searched = search_behind(network)
+    base = recipe if recipe is not None else recipe_without(searched, has_data=data is not None)
     if isinstance(network, Settings):
         changes = [f"train.model={models.choose(network).model_dump_json()}", *changes]
     elif isinstance(network, str) and network in models:
         changes = [*model_change(base, network), *changes]
-    given = _given(data)
-    chosen = _recipe(base, given, changes)
-    architecture = _architecture(network, searched, chosen, init_channel=init_channel, changes=changes)
+    given = data_of(data)
+    chosen = recipe_of(base, given, changes)
+    architecture = architecture_of(network, searched, chosen, init_channel=init_channel, changes=changes)
     domains = "-".join(source.domain for source in chosen.data.sources)
-    if chosen.data.is_divided and _store(given) is None:
-        folder = _folder(out, f"{architecture.name}-{domains}-{chosen.data.folds}-folds")
+    if chosen.data.is_divided and store_of(given) is None:
+        folder = folder_of(out, f"{architecture.name}-{domains}-{chosen.data.folds}-folds")
         return train_folds(chosen, architecture, folder, jobs=jobs, cluster=cluster)
     _check_one_job(jobs, cluster)
-    return start_training(chosen, architecture, _folder(out, f"{architecture.name}-{domains}"), data=_store(given))
+    return start_training(chosen, architecture, folder_of(out, f"{architecture.name}-{domains}"), data=store_of(given))
 
 
 def prune(
@@ -217,8 +223,8 @@ def prune(
     """
     from medarts.pruning.job import prune_network
 
-    source, given = _finished(run), _given(data)
-    trained = _trained(run)
+    source, given = finished_training(run), data_of(data)
+    trained = trained_network(run)
     if source is None and given is None:
         raise RecipeError(
             "There are no data to fine-tune on: a package has none.", fix="Give data (--data on the command line)."
@@ -227,18 +233,18 @@ def prune(
     keep = {name: share for name, share in shares.items() if share is not None}
     numbers = {"steps": steps, "epochs": epochs, "sparse_epochs": sparse_epochs}
     options = {"method": method, **{f"keep_{name}": share for name, share in keep.items()}, **numbers}
-    asked = {"method": _method(method), "keep": keep or None, **numbers}
-    changes = _kept_network(_changes(changes), trained, "pruned")
+    asked = {"method": pruning_method(method), "keep": keep or None, **numbers}
+    changes = changes_that_keep_network(changes_of(changes), trained, "pruned")
     words = [f"prune.{name}={json.dumps(value, default=str)}" for name, value in asked.items() if value is not None]
-    recipe = _recipe(trained.recipe, given, [*words, *changes])  # these may be settings of the method
-    folder = _folder(out, _name_of_pruned(path_of(run), recipe))
+    recipe = recipe_of(trained.recipe, given, [*words, *changes])  # these may be settings of the method
+    folder = folder_of(out, _name_of_pruned(path_of(run), recipe))
     return prune_network(
         trained,
         recipe,
         folder,
         command=_prune_command(path_of(run), changes, options, given, folder),
         run=source if given is None else None,
-        data=_store(given),
+        data=store_of(given),
     )
 
 
@@ -297,7 +303,7 @@ def resume(
     from medarts.training.trainer import resume_training
 
     _check_cluster(cluster)
-    path, given = path_of(run), _in_memory(data)
+    path, given = path_of(run), images_in_memory(data)
     verbs: dict[str, Callable[..., RunDirectory]]
     verbs = {"search": partial(resume_search, jobs=jobs, cluster=cluster), "train": resume_training}
     found = RunDirectory.open(path).facts["kind"] if kind is None else kind
@@ -306,9 +312,9 @@ def resume(
     if found == "train":
         opened = RunDirectory.open(path, kind="train")
         if is_ensemble(opened):
-            return resume_folds(path, _changes(changes), jobs=jobs, cluster=cluster)
+            return resume_folds(path, changes_of(changes), jobs=jobs, cluster=cluster)
         _check_one_job(jobs, cluster)
-    return verbs[found](path, _changes(changes), data=given)
+    return verbs[found](path, changes_of(changes), data=given)
 
 
 def evaluate(
@@ -348,7 +354,7 @@ def evaluate(
     from medarts.evaluation.evaluate import evaluate_package
 
     check_number("worst", worst, low=0, high=1000)
-    given = _given(data)
+    given = data_of(data)
     if is_package(run):
         package = open_package(path_of(run))
         return evaluate_package(
@@ -358,7 +364,7 @@ def evaluate(
             else None,
             split=part_named(split),
             head=head,
-            data=_store(given),
+            data=store_of(given),
             heads=heads,
             flip=flip,
             by=by,
@@ -371,7 +377,7 @@ def evaluate(
         sources=sources,
         split=part_named(split),
         head=head,
-        data=_store(given),
+        data=store_of(given),
         heads=heads,
         flip=flip,
         by=by,
@@ -470,7 +476,7 @@ def compare(
     for path in filter(is_package, paths):
         raise RunError(f"{path} is packed, without scores of single images.", fix="Compare the run it was made of.")
     part = part_named(split)
-    given = _given(data)
+    given = data_of(data)
     of_study = len(paths) == 1 and Layout(paths[0]).study.is_file()
     if of_study and given is not None:
         raise DataError("A study is on its own data sets.", fix="Leave data out.")
@@ -485,7 +491,7 @@ def compare(
             paths,
             reference=against,
             split=part,
-            data=_store(given),
+            data=store_of(given),
             words=given if isinstance(given, tuple) else (),
         )
     )
@@ -534,7 +540,7 @@ def plan_study(study: Study | Path | str, *, changes: Changes = (), out: Path | 
     """
     from medarts.study.planning import plan_study as plan_all
 
-    chosen = _study(study, changes)
+    chosen = study_of(study, changes)
     return plan_all(chosen, Path("runs") / Path(chosen.file).stem if out is None else Path(out))
 
 
@@ -614,7 +620,7 @@ def cost(
     drawing = None if figure is None else _figure(figure, names, repeats=repeats)
     measured = costs_by_name(
         names,
-        changes=_changes(changes),
+        changes=changes_of(changes),
         init_channel=init_channel,
         in_channels=in_channels,
         outputs=outputs,
@@ -649,8 +655,8 @@ def plan(
     """
     from medarts.pool.search import plan as plan_recipe
 
-    given = _given(data)
-    return plan_recipe(_recipe(recipe, given, changes), budget_mb=memory_mb, data=_store(given))
+    given = data_of(data)
+    return plan_recipe(recipe_of(recipe, given, changes), budget_mb=memory_mb, data=store_of(given))
 
 
 def init(
@@ -698,7 +704,7 @@ def init(
         task=task,
         minutes=minutes,
         measure=measure,
-        changes=_changes(changes),
+        changes=changes_of(changes),
     )
     write_whole(recipe, write_recipe(found.draft))
     write_whole(recipe.parent / SCHEMA, json.dumps(schema_of_recipes(), indent=1) + "\n")
@@ -847,7 +853,7 @@ def export(
         raise RunError(
             "A package has the best checkpoint and one scaling of intensities.", fix="Leave checkpoint and domain out."
         )
-    store, given = _in_memory(data), [images] if isinstance(images, str | Path) else images
+    store, given = images_in_memory(data), [images] if isinstance(images, str | Path) else images
     folder = None if out is None else Path(out)
     form: Form = "int8" if int8 else "torch" if torch else "onnx"
     if bundle:
@@ -939,12 +945,6 @@ def pack(
     return pack_run(opened, usual_file(opened) if out is None else Path(out), domain=domain, examples=examples)
 
 
-def _study(study: Study | Path | str, changes: Iterable[str]) -> Study:
-    if not isinstance(study, Study | Path | str):
-        raise RecipeError(f"{quoted(study)} is not a study.", fix="Give a YAML file.")
-    return study if isinstance(study, Study) else load_study(Path(study), _changes(changes))
-
-
 def _run_study(
     study: Study | Path | str, changes: Iterable[str], out: Path | str | None, jobs: int, cluster: str | None
 ) -> Path:
@@ -952,8 +952,8 @@ def _run_study(
     from medarts.study.benchmark import benchmark as run_study
 
     _check_cluster(cluster)
-    chosen = _study(study, changes)
-    folder = _folder(out, Path(chosen.file).stem)
+    chosen = study_of(study, changes)
+    folder = folder_of(out, Path(chosen.file).stem)
     run_study(chosen, folder, jobs=jobs, cluster=cluster)
     return folder
 
@@ -989,59 +989,13 @@ def _check_cluster(cluster: str | None) -> None:
         check_address(cluster)
 
 
-def _architecture(
-    network: Any, searched: RunDirectory | None, recipe: Recipe, *, init_channel: int | None, changes: Sequence[str]
-) -> "Architecture":
-    model: Architecture | None = recipe.train.model
-    is_baseline = isinstance(network, Settings) or (isinstance(network, str) and network in models)
-    if searched is None and network is not None and not is_baseline:
-        found = network if isinstance(network, Genotype) else architecture_named(str(network))
-        if isinstance(found, Genotype):
-            return genotype_with(found, init_channel=init_channel, changes=changes)
-        model = found
-    if model is not None:
-        if init_channel is not None or any(map(_is_of_space, changes)):
-            raise RecipeError(
-                f"{model.name} has no settings of a search space.",
-                fix="Leave init_channel and space out; a baseline has train.model.width and the like.",
-            )
-        return model
-    if searched is None:
-        raise RecipeError(
-            "No network to train is given.",
-            fix="Give a search, a genotype or a baseline (RUN, --genotype NAME or --model NAME on the command line).",
-        )
-    if not searched.facts["finished"]:
-        path = shlex.quote(str(searched.path))
-        raise RunError(
-            f"The search {searched.path} has not finished.",
-            fix=f"Continue it: medarts search --resume {path}. Or train the genotype that it has so far: "
-            f"load_genotype({str(searched.path)!r}), or --genotype {path}.",
-        )
-    return genotype_with(searched.path, init_channel=init_channel, changes=changes)
-
-
-def _recipe_without(searched: RunDirectory | None, *, has_data: bool) -> RecipeLike:
-    """Returns the recipe of a training for which none is given."""
-    from medarts.pool.search import recipe_after
-
-    if searched is not None:
-        return recipe_after(searched)
-    if not has_data:
-        raise RecipeError(
-            "There are no data to train on.",
-            fix="Give data, or a recipe (on the command line --data FOLDER, --recipe FILE).",
-        )
-    return {}
-
-
 def _fine_tune(
     initial: Any, recipe: RecipeLike | None, data: Any, changes: Sequence[str], out: Path | str | None
 ) -> RunDirectory:
     from medarts.training.trainer import check_task, start_training
 
-    trained, given = _trained(initial), _given(data)
-    changes = _kept_network(_changes(changes), trained, "fine-tuned")
+    trained, given = trained_network(initial), data_of(data)
+    changes = changes_that_keep_network(changes_of(changes), trained, "fine-tuned")
     if recipe is None and given is None and is_package(initial):
         raise RecipeError(
             "There are no data to train on: a package has none.",
@@ -1050,52 +1004,14 @@ def _fine_tune(
     if recipe is None:
         recipe = trained.recipe
         if given is not None:
-            check_task(_task_of(given, recipe), trained.architecture)
+            check_task(task_of(given, recipe), trained.architecture)
             if not isinstance(given, tuple) or {*given} - {source.domain for source in recipe.data.sources}:
                 # Other data sets may have other findings.
                 recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"findings": None})})
-    chosen = _recipe(recipe, given, changes)
+    chosen = recipe_of(recipe, given, changes)
     domains = "-".join(source.domain for source in chosen.data.sources)
-    folder = _folder(out, f"{trained.architecture.name}-{domains}-fine-tuned")
-    return start_training(chosen, trained.architecture, folder, data=_store(given), initial=trained)
-
-
-def _kept_network(changes: list[str], trained: "TrainedNetwork", verb: str) -> list[str]:
-    """Returns changes of a recipe; refuses those that would change the network that is fine-tuned or pruned."""
-    if isinstance(trained.architecture, Ensemble):
-        raise RunError(
-            f"{trained.origin} is an ensemble of {trained.architecture.members} networks, which are {verb} one by one.",
-            fix=f"Give one of them, such as {Path(trained.origin) / 'folds' / '1'}.",
-        )
-    for change in changes:
-        if change.startswith(("train.model", "space.")):
-            raise RecipeError(
-                f"{change} would change the network of {trained.origin}, which is {verb} as it is.",
-                fix="Leave it out, or train another network from scratch.",
-            )
-    return changes
-
-
-def _finished(run: RunDirectory | Path | str) -> RunDirectory | None:
-    """Returns a training run that has finished; None for a package."""
-    if is_package(run):
-        return None
-    opened = RunDirectory.open(path_of(run), kind="train")
-    if not opened.facts["finished"]:
-        raise RunError(
-            f"The training {opened.path} has not finished.",
-            fix=f"Continue it: medarts train --resume {shlex.quote(str(opened.path))}",
-        )
-    return opened
-
-
-def _method(method: Any) -> dict[str, Any] | None:
-    """Returns a method of pruning as a recipe has it."""
-    if isinstance(method, Settings):
-        return dict(criteria.choose(method).model_dump(mode="json"))
-    if method is None or isinstance(method, Mapping):
-        return None if method is None else dict(method)
-    return {"name": method}
+    folder = folder_of(out, f"{trained.architecture.name}-{domains}-fine-tuned")
+    return start_training(chosen, trained.architecture, folder, data=store_of(given), initial=trained)
 
 
 def _name_of_pruned(path: Path, recipe: Recipe) -> str:
@@ -1111,166 +1027,9 @@ def _prune_command(path: Path, changes: Sequence[str], options: Mapping[str, Any
     words = ["medarts", "prune", str(path), *changes]
     for name, value in options.items():
         if isinstance(value, Mapping | Settings):
-            words.append(f"prune.{name}={json.dumps(_method(value))}")
+            words.append(f"prune.{name}={json.dumps(pruning_method(value))}")
         elif value is not None:
             words += [f"--{name.replace('_', '-')}", f"{value}"]
     if isinstance(data, tuple):
         words += ["--data", *data]
     return shlex.join([*words, "--out", str(out)])
-
-
-def _task_of(data: "ImageStore | tuple[str, ...]", recipe: Recipe) -> Task:
-    """Returns what images in memory, or data sets by name or folder, are for."""
-    from medarts.data.choosing import choose_sources
-
-    if isinstance(data, tuple):
-        return choose_sources(data, known=recipe.data.sources)[0].task
-    return "classification" if data.manifest.findings else "segmentation"
-
-
-def _trained(model: Any) -> "TrainedNetwork":
-    """Returns the trained network of a training run or of a package."""
-    from medarts.deploy.package import open_package
-    from medarts.training.trained import trained_of
-
-    if is_package(model):
-        return open_package(Path(model)).trained
-    return trained_of(RunDirectory.open(path_of(model), kind="train"))
-
-
-def _searched(network: Any) -> RunDirectory | None:
-    """Returns the search that a network is taken from; None if it is not a run."""
-    if isinstance(network, RunDirectory):
-        network = network.path
-    if isinstance(network, str | Path) and (Path(network) / "run.json").is_file():
-        return RunDirectory.open(Path(network), kind="search")
-    return None
-
-
-def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", changes: Iterable[str]) -> Recipe:
-    """Returns a checked recipe, with other data and with changes."""
-    from medarts.data.arrays import data_section
-    from medarts.data.choosing import alike, choose_sources
-
-    origin, changes = "recipe", _changes(changes)
-    if not isinstance(recipe, Recipe | Mapping | Path | str):
-        raise RecipeError(
-            f"{quoted(recipe)} is not a recipe.", fix="Give a YAML file, a dictionary with its keys, or a Recipe."
-        )
-    if isinstance(recipe, str | Path):
-        if data is None:
-            return load_recipe(Path(recipe), changes)
-        origin, recipe = str(recipe), load_recipe(Path(recipe))
-    elif isinstance(data, tuple) and isinstance(recipe, Mapping) and _has_sources(recipe):
-        recipe = parse(dict(recipe), origin=origin)
-    known = recipe.data.sources if isinstance(recipe, Recipe) else ()
-    values = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else dict(recipe)
-    store = _store(data)
-    if store is not None:
-        values = _with_data(values, data_section(store))
-    elif isinstance(data, tuple):
-        sources = [source.model_dump(mode="json") for source in choose_sources(data, known=known)]
-        values = _with_data(values, {"sources": sources})
-    found = parse(apply_overrides(values, changes), origin=origin)
-    if isinstance(data, tuple) and isinstance(recipe, Recipe):
-        sources_read = alike(found.data.sources, recipe.data, classes=found.data.class_names)
-        found = found.model_copy(update={"data": found.data.model_copy(update={"sources": sources_read})})
-    if store is not None:
-        for key, value in data_section(store).items():
-            own = getattr(found.data, key)
-            if key != "sources" and value != (list(own) if isinstance(own, tuple) else own):
-                raise RecipeError(
-                    f"data.{key} is {own}, but the images in memory have {value}.",
-                    fix="Remove that change, or give other images (see from_arrays).",
-                )
-    return found
-
-
-def _has_sources(recipe: Mapping[str, Any]) -> bool:
-    """Whether a recipe as a dictionary has data sets, whose labels others can be read by."""
-    section = recipe.get("data")
-    return isinstance(section, Mapping) and bool(section.get("sources"))
-
-
-def _with_data(values: dict[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
-    own = values.get("data") or {}
-    return {**values, "data": {**own, **section}} if isinstance(own, Mapping) else values  # which is refused as it is
-
-
-_IN_MEMORY = "images in memory: from_arrays(...), a torch data set, or a pair of arrays (images, targets)"
-
-
-def _given(data: Any) -> "ImageStore | tuple[str, ...] | None":
-    """Returns images in memory, or names and folders of data sets; None where nothing is given.
-
-    Raises:
-        DataError: it is something else, or its images do not fit together.
-    """
-    if data is None:
-        return None
-    if isinstance(data, str | Path):
-        return (str(data),)
-    if isinstance(data, Sequence) and data and all(isinstance(each, str | Path) for each in data):
-        return tuple(map(str, data))
-    from torch.utils.data import Dataset
-
-    from medarts.data.arrays import from_arrays, from_dataset
-    from medarts.data.store import ImageStore
-
-    if isinstance(data, ImageStore):
-        return data
-    if isinstance(data, Dataset):
-        return from_dataset(data)
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(each, "ndim") for each in data):
-        return from_arrays(*data)
-    raise DataError(
-        f"data is {type(data).__name__}, which is no data set.",
-        fix=f"Give folders, names of data sets, or {_IN_MEMORY}.",
-    )
-
-
-def _in_memory(data: Any) -> "ImageStore | None":
-    """Returns images in memory, for runs that know their data sets on disk themselves.
-
-    Raises:
-        DataError: names or folders are given, or see `_given`.
-    """
-    given = _given(data)
-    if isinstance(given, tuple):
-        raise DataError("A run is on its own data sets.", fix=f"Leave data out, or give {_IN_MEMORY}.")
-    return given
-
-
-def _store(data: "ImageStore | tuple[str, ...] | None") -> "ImageStore | None":
-    """Returns images in memory; None for names and folders."""
-    return None if isinstance(data, tuple) else data
-
-
-def _folder(out: Path | str | None, name: str) -> Path:
-    return Path("runs") / name if out is None else Path(out)
-
-
-def _changes(changes: Changes) -> list[str]:
-    """Returns changes as a list of texts; what these say is seen where the changes are made."""
-    every: list[Any] = [changes] if isinstance(changes, str) or not isinstance(changes, Iterable) else [*changes]
-    for change in every:
-        if not isinstance(change, str):
-            raise RecipeError(f"{quoted(change)} is not a change.", fix='Give texts, "key.path=value".')
-    return every
-
-
-def model_change(recipe: RecipeLike, name: str) -> list[str]:
-    """Returns the change that makes a recipe train a baseline; none if it does already, perhaps with options."""
-    content: Any = recipe
-    if isinstance(recipe, str | Path):
-        content = read_mapping(Path(recipe), noun="recipe")
-    elif isinstance(recipe, Recipe):
-        content = recipe.model_dump(mode="json")
-    section = content.get("train") if isinstance(content, Mapping) else None
-    model = section.get("model") if isinstance(section, Mapping) else None
-    named = model.get("name") if isinstance(model, Mapping) else model
-    return [] if named == name else [f"train.model={{name: {json.dumps(name)}}}"]
-
-
-def _is_of_space(change: str) -> bool:
-    return change.startswith(("space.", "space="))

@@ -384,14 +384,14 @@ def _what_to_train(
     files: list[str], genotype: str | None, model: str | None, recipe: Path | None
 ) -> tuple[Any, Any, list[str]]:
     """Returns the genotype or search whose network is trained, the recipe, and the changes that name a baseline."""
-    from medarts import api
+    from medarts.coercion import model_change
     from medarts.engine.directory import RunDirectory
     from medarts.pool.search import recipe_after
     from medarts.spaces import load_genotype
 
     searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
     base = recipe if recipe is not None or searched is None else recipe_after(searched)
-    of_model = [] if model is None else api.model_change({} if base is None else base, model)
+    of_model = [] if model is None else model_change({} if base is None else base, model)
     return searched if genotype is None else load_genotype(genotype), base, of_model
 
 

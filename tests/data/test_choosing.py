@@ -11,7 +11,7 @@ from PIL import Image
 from tests.small_runs_of_tests import SMALL
 
 import medarts
-from medarts import api
+from medarts.coercion import recipe_of
 from medarts.config import DataSettings, make_source, parse
 from medarts.config.data import IGNORE
 from medarts.data.choosing import choose_sources, sources_alike
@@ -209,5 +209,5 @@ def test_a_recipe_as_a_dictionary_reads_other_folders_by_its_labels(tmp_path: Pa
     data = data_with(labels, classes=["liver", "tumour"]).model_dump(mode="json")
     recipe = {"data": data} if as_mapping else parse({"data": data})
     folder = drawn(tmp_path / "clinic", squares(1, 2))
-    (source,) = api._recipe(recipe, (str(folder),), ()).data.sources
+    (source,) = recipe_of(recipe, (str(folder),), ()).data.sources
     assert (source.path, source.model_dump()["labels"]) == (folder, labels)
