@@ -25,7 +25,7 @@ from medarts.pool.drawing import Drawing
 from medarts.pool.preparing import numbers_of_candidates, planned_epochs
 from medarts.pool.result import compute_of
 from medarts.profiling.budget import measure
-from medarts.profiling.plan import TrainingAttempt
+from medarts.profiling.plan import Known
 from medarts.reporting.page import write_report
 from medarts.spaces import space_of
 from medarts.spaces.genotype import load_genotype
@@ -353,9 +353,8 @@ def test_the_genotype_of_a_supernet_is_scaled_to_the_budget(
 
 def test_a_budget_that_no_genotype_of_a_supernet_meets(recipe: Recipe, tmp_path: Path) -> None:
     given = changed(recipe, "search.method=supernet", "budget.flops=1000")
-    of_plan = TrainingAttempt(given, None)
     says = "narrowest network of genotype 'untrained', reduced as far as it can be, is over the budget: fl"
-    for do in (search.check, lambda given: search.start(given, tmp_path / "run"), lambda _: of_plan.measure(None)):
+    for do in (search.check, lambda given: search.start(given, tmp_path / "run"), Known().untrained):
         with pytest.raises(RecipeError, match=says):
             do(given)
     assert not (tmp_path / "run").exists()

@@ -20,7 +20,7 @@ from medarts.pool import trainings
 from medarts.pool.drawing import Drawing
 from medarts.pool.halving import sizes
 from medarts.pool.preparing import numbers_of_candidates, prepare
-from medarts.profiling.plan import STEPS, Attempt, Plan, Rung, StageAttempt, stages_of, tried
+from medarts.profiling.plan import STEPS, Attempt, Known, Plan, Rung, StageAttempt, stages_of, training_text, tried
 from medarts.profiling.scoring import scoring_seconds
 from medarts.spaces.genotype import Genotype
 from medarts.training.trainer import prepare_training
@@ -30,13 +30,16 @@ TRIED = 3
 
 
 @preserved_process_state()
-def plan_by_training(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None) -> Plan:
+def plan_by_training(
+    recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None, known: Known | None = None
+) -> Plan:
     """Estimates what a search by training will take, with one training at a time, and a training of its winner.
 
     Args:
         recipe: what to do; its method is pool or random.
         budget_mb: as in `medarts.profiling.plan.plan`.
         data: the images, in place of the sources of the recipe.
+        known: what plans before this one have found. Default: nothing.
 
     Raises:
         MedartsError: data, recipe or device do not fit, or no network is within the budget.
@@ -52,7 +55,8 @@ def plan_by_training(recipe: Recipe, *, budget_mb: float | None = None, data: Im
         stages = _stages(recipe, images)
         networks = tuple((each.genotype, each.norm) for each in drawn)
         candidates = _CandidatesAttempt(trainings.recipe_of_candidates(recipe), images, networks)
-        *of_stages, candidate = tried([*(each.attempt for each in stages), candidates], budget_mb=budget_mb)
+        attempts = [*(each.attempt for each in stages), candidates]
+        *of_stages, candidate = tried(attempts, budget_mb=budget_mb, known=known)
     per_epoch = candidate.trial.seconds / select.rungs[-1]
     return Plan(
         stages=tuple(each.trial for each in of_stages),
@@ -130,6 +134,12 @@ class _CandidatesAttempt(Attempt):
     def section(self) -> str:
         """Where the training is in the recipe."""
         return "train"
+
+    @property
+    def alike(self) -> str:
+        """The networks with their norms, and all of the recipe that a training uses."""
+        norms = ", ".join(str(norm) for _, norm in self.networks)
+        return f"{training_text(self.recipe, [genotype for genotype, _ in self.networks])} {norms}"
 
     def measure(self, data: ImageStore | None) -> Trial:
         """Tries all of them, and returns the mean time and number of parameters, and the peak memory."""

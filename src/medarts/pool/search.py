@@ -15,7 +15,7 @@ from medarts.pool.job import resume_by_training, start_by_training
 from medarts.pool.planning import plan_by_training
 from medarts.pool.preparing import planned_epochs, prepare
 from medarts.profiling.load import Load
-from medarts.profiling.plan import Plan
+from medarts.profiling.plan import Known, Plan
 from medarts.profiling.plan import plan as plan_supernet
 from medarts.profiling.prices import prices
 from medarts.system.console import inform
@@ -111,13 +111,16 @@ def check(recipe: Recipe) -> None:
         prepare(recipe)
 
 
-def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None) -> Plan:
+def plan(
+    recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None, known: Known | None = None
+) -> Plan:
     """Estimates what a search by the method of a recipe, and a training after it, will take.
 
     Args:
         recipe: what to do.
         budget_mb: memory in MB that everything is to fit into; see `medarts.profiling.plan.plan`.
         data: the images, in place of the sources of the recipe.
+        known: what plans of other recipes have found, with the same memory. Default: nothing.
 
     Raises:
         MedartsError: data, recipe or device do not fit, or nothing fits into the memory.
@@ -126,7 +129,7 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
     folds = recipe.data.folds if recipe.data.is_divided else None
     recipe = _of_first_fold(recipe)  # all folds take about as long
     of_method = plan_supernet if _is_of_supernet(recipe, 1) else plan_by_training
-    planned = of_method(recipe, budget_mb=budget_mb, data=data)
+    planned = of_method(recipe, budget_mb=budget_mb, data=data, known=known)
     return replace(planned, folds=folds or 1, load=load)
 
 

@@ -9,8 +9,8 @@ with other values of ``accumulate`` find the fewest parts of a batch that fit.
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -200,7 +200,9 @@ class Plan:
 
 
 @preserved_process_state()
-def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None) -> Plan:
+def plan(
+    recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None, known: "Known | None" = None
+) -> Plan:
     """Estimates what the search of a supernet by a recipe, and a training after it, will take.
 
     Args:
@@ -210,6 +212,7 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
             of the fewest parts of a batch that fit, whatever ``accumulate`` the recipe has. None plans the recipe as
             it is.
         data: the images, in place of the sources of the recipe.
+        known: what plans before this one have found. Default: nothing.
 
     Raises:
         MedartsError: data, recipe or device do not fit.
@@ -219,13 +222,13 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
     began = time.perf_counter()
     search = prepare_search(recipe, data=data)  # errors and the cache come first, in this process
     reading_seconds, recipe = time.perf_counter() - began, search.recipe
-    began, genotype = time.perf_counter(), None
+    known, genotype, fitting_seconds = known or Known(), None, 0.0
     if recipe.train.model is None or recipe.budget.limited:
-        genotype = untrained_genotype(recipe)
-    fitting_seconds = _FITTED * (time.perf_counter() - began) if recipe.budget.limited else 0.0
+        genotype, seconds = known.untrained(recipe)
+        fitting_seconds = _FITTED * seconds if recipe.budget.limited else 0.0
     with images_for_processes(search.store) as images:
         attempts = [*stages_of(recipe, images), TrainingAttempt(recipe, images, genotype)]
-        *stages, training = tried(attempts, budget_mb=budget_mb)
+        *stages, training = tried(attempts, budget_mb=budget_mb, known=known)
     return Plan(
         stages=tuple(each.trial for each in stages),
         stage_names=tuple(f"search, stage {number}" for number in range(1, len(stages) + 1)),
@@ -265,6 +268,11 @@ class Attempt(ABC):
     @abstractmethod
     def section(self) -> str:
         """Where that section is in the recipe."""
+
+    @property
+    @abstractmethod
+    def alike(self) -> str:
+        """What its trial depends on, as text: attempts in which that is equal take as long as each other."""
 
     @abstractmethod
     def measure(self, data: ImageStore | None) -> Trial:
@@ -313,6 +321,11 @@ class StageAttempt(Attempt):
         """Where the stage is in the recipe."""
         return f"search.stages.{self.stage}"
 
+    @property
+    def alike(self) -> str:
+        """All of the recipe but its training and what is drawn."""
+        return f"stage {self.stage}: {_as_text(self.recipe, without=('train',))}"
+
     def change(self, parts: int) -> str:
         """Returns the change of the user's recipe that splits the batches into that many parts."""
         return f"{self.place}.stages.{self.stage}.accumulate={parts}"
@@ -327,10 +340,10 @@ class TrainingAttempt(Attempt):
     """The training of the recipe's model, or of a genotype.
 
     Attributes:
-        genotype: Default: one of the untrained supernet, which is then found in the process that tries it.
+        genotype: None where the recipe has a model.
     """
 
-    genotype: Genotype | None = None
+    genotype: Genotype | None
 
     @property
     def name(self) -> str:
@@ -347,12 +360,30 @@ class TrainingAttempt(Attempt):
         """Where the training is in the recipe."""
         return "train"
 
+    @property
+    def alike(self) -> str:
+        """The network, and all of the recipe that a training uses."""
+        return training_text(self.recipe, [] if self.genotype is None else [self.genotype])
+
     def measure(self, data: ImageStore | None) -> Trial:
         """Tries the training."""
-        if self.recipe.train.model is not None:
-            return try_training(self.recipe, self.recipe.train.model, steps=STEPS, data=data)
-        genotype = self.genotype or untrained_genotype(self.recipe)
-        return try_training(self.recipe, genotype, steps=STEPS, data=data)
+        architecture = self.recipe.train.model or self.genotype
+        assert architecture is not None
+        return try_training(self.recipe, architecture, steps=STEPS, data=data)
+
+
+def training_text(recipe: Recipe, genotypes: Iterable[Genotype]) -> str:
+    """Returns what trials of trainings depend on, see `Attempt.alike`: all of the recipe but how a network is found."""
+    of_recipe = _as_text(recipe, without=("search", "derive", "space", "budget"))
+    return " ".join([f"training: {of_recipe}", *map(_content, genotypes)])
+
+
+def _as_text(recipe: Recipe, *, without: Sequence[str]) -> str:
+    return recipe.model_dump_json(exclude={"note", "seed", *without})
+
+
+def _content(genotype: Genotype) -> str:
+    return replace(genotype, name="", provenance={}).to_json()
 
 
 def between(span: Span) -> tuple[float, float]:
@@ -375,15 +406,41 @@ def untrained_genotype(recipe: Recipe) -> Genotype:
     Raises:
         BudgetError: it is over the budget, however narrow and reduced.
     """
+    genotype = _derived_untrained(recipe)
+    return fit_to_recipe(genotype, recipe).network if recipe.budget.limited else genotype
+
+
+def _derived_untrained(recipe: Recipe) -> Genotype:
     seed_torch(recipe.seed, "plan")
     supernet = make_space(recipe).supernet(recipe.search.stages[-1], None)
-    genotype = supernet.derive(recipe.derive, name="untrained", provenance={})
-    return fit_to_recipe(genotype, recipe).network if recipe.budget.limited else genotype
+    return supernet.derive(recipe.derive, name="untrained", provenance={})
 
 
 def stages_of(recipe: Recipe, images: Path, *, place: str = "search") -> list[StageAttempt]:
     """Returns the attempts of all stages of the search of a supernet; see `StageAttempt`."""
     return [StageAttempt(recipe, images, stage, place) for stage in range(len(recipe.search.stages))]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What several plans have found, each thing once: most searches and trainings of a study are alike.
+
+    Attributes:
+        trials: by `Attempt.alike` of what was tried.
+    """
+
+    trials: dict[str, Trial] = field(default_factory=dict)
+    _untrained: dict[str, tuple[Genotype, float]] = field(default_factory=dict)
+
+    def untrained(self, recipe: Recipe) -> tuple[Genotype, float]:
+        """Returns `untrained_genotype`, and in how many seconds it was found."""
+        began, genotype = time.perf_counter(), _derived_untrained(recipe)
+        sizing = recipe.model_dump_json(include={"data", "space", "budget", "train"})
+        alike = f"{_content(genotype)} {sizing}"
+        if alike not in self._untrained:
+            found = fit_to_recipe(genotype, recipe).network if recipe.budget.limited else genotype
+            self._untrained[alike] = found, time.perf_counter() - began
+        return self._untrained[alike]
 
 
 class Tried(NamedTuple):
@@ -393,20 +450,23 @@ class Tried(NamedTuple):
     change: str
 
 
-def tried(attempts: Sequence[Attempt], *, budget_mb: float | None) -> list[Tried]:
-    """Tries attempts, one after the other, in a process each.
+def tried(attempts: Sequence[Attempt], *, budget_mb: float | None, known: Known | None = None) -> list[Tried]:
+    """Tries attempts, one after the other, in a process each; of those that are alike the first.
 
     Args:
         attempts: what is tried.
         budget_mb: memory that each is to fit into, see `plan`.
+        known: trials of others with the same budget, to which these are added. Default: none.
 
     Raises:
         RecipeError: one image at once takes more than the budget, or more memory than there is.
     """
-    found = []
+    found, trials = [], {} if known is None else known.trials
     with progress_bar("plan", len(attempts)) as bar:
         for attempt in attempts:
-            trial = _measure(attempt) if budget_mb is None else _fit(attempt, budget_mb, bar)
+            if (alike := attempt.alike) not in trials:
+                trials[alike] = _measure(attempt) if budget_mb is None else _fit(attempt, budget_mb, bar)
+            trial = trials[alike]
             is_changed = trial.accumulate != attempt.settings.accumulate
             found.append(Tried(trial, attempt.change(trial.accumulate) if is_changed else ""))
             bar.advance()

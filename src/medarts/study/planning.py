@@ -18,7 +18,7 @@ from medarts.models import Architecture
 from medarts.pool import search
 from medarts.profiling.budget import BudgetError
 from medarts.profiling.load import UNKNOWN, Load
-from medarts.profiling.plan import TrainingAttempt, between, tried
+from medarts.profiling.plan import Known, TrainingAttempt, between, tried
 from medarts.profiling.scoring import scoring_seconds
 from medarts.registry import Settings
 from medarts.spaces.genotype import Genotype
@@ -88,7 +88,8 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
 
     A network that is not known before a search has finished, its own or that of the network whose size it takes, is
     planned as a typical one of the space of that search, at the C of its recipe. Of random ones, and of searches that
-    differ in their seed alone, one is tried for all.
+    differ in their seed alone, one is tried for all, and of all that is alike the first; see
+    `medarts.profiling.plan.Attempt.alike`.
 
     Args:
         study: the study.
@@ -99,7 +100,7 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
     """
     load, recipes, stores = Load.now(), {}, {}
     for group in study.trained_on:
-        recipe = group_recipe(study, group, seed=group.seeds[0])
+        recipe = group_recipe(study, group, seed=study.recipe.seed)
         manifest = open_manifest(recipe.data, needs=SPLITS)
         recipes[group.name] = with_findings(recipe, manifest)
         stores[group.name] = open_store(manifest, recipe.data, threads=recipe.compute.threads)
@@ -115,10 +116,12 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
             known[entry.name] = networks.architecture(entry.names[0])
         except BudgetError as error:
             inform(f"{error}")
-    parts = []
+    parts, found = [], Known()
     for entry in study.networks:
         if entry.searched_on is not None:
-            planned = search.plan(search_recipe(study, entry.names[0]))
+            recipe = search_recipe(study, entry.names[0])
+            # One seed for all, as typical networks of other seeds are others, which take about as long.
+            planned = search.plan(recipe.model_copy(update={"seed": study.recipe.seed}), known=found)
             parts.append(_part(f"search of {entry.name}", len(entry.names), planned.search_span))
     attempts = {}
     for group in study.trained_on:
@@ -128,10 +131,12 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
             if names and entry.name in known:
                 recipe = training_recipe(study, recipes[group.name], names[0])
                 network = known[entry.name]
-                attempt = _attempt(recipe if network is not None else _as_searched(study, entry, recipe), network)
+                if network is None:
+                    network, _ = found.untrained(_as_searched(study, entry, recipe))
+                attempt = _attempt(recipe, network)
                 runs = len(names) * len(group.seeds)
                 attempts[f"{entry.name} on {group.name}"] = runs, attempt, stores[group.name]
-    trials = tried([attempt for _, attempt, _ in attempts.values()], budget_mb=None)
+    trials = tried([attempt for _, attempt, _ in attempts.values()], budget_mb=None, known=found)
     for (name, (runs, attempt, store)), (trial, _) in zip(attempts.items(), trials, strict=True):
         scoring = scoring_seconds(attempt.recipe, store, trial)
         span = trial.span(trial.seconds)
@@ -152,7 +157,7 @@ def _as_searched(study: Study, entry: NetworkEntry, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={name: getattr(search_of, name) for name in ("space", "search", "derive")})
 
 
-def _attempt(recipe: Recipe, network: Architecture | None) -> TrainingAttempt:
+def _attempt(recipe: Recipe, network: Architecture) -> TrainingAttempt:
     model = network if isinstance(network, Settings) else None
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"model": model})})
     return TrainingAttempt(recipe, None, network if isinstance(network, Genotype) else None)
