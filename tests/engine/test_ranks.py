@@ -1,5 +1,6 @@
 """Several processes do what one does: the same weights and architecture, whatever a step is made of."""
 
+import json
 import os
 import platform
 import re
@@ -8,12 +9,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from tests.hosts_of_tests import starts_clusters
 from tests.steps_of_ranks import do_all, do_apart, do_faulty, do_stuck, in_processes, steps, train_again
 
 from medarts import cli
@@ -244,15 +249,75 @@ def first_of_two(monkeypatch: pytest.MonkeyPatch) -> Any:
     return store
 
 
-def test_the_address_at_which_nothing_answers_is_named(first_of_two, monkeypatch, capfd):
-    """Without what PyTorch prints of where in its library that was."""
+@pytest.fixture
+def nothing_there(first_of_two, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the store is one at which nothing listens."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # nobody listens there
+        free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
-        missed = rf"has not met .* within 1 s \(nothing answers at 127\.0\.0\.1:{free.getsockname()[1]}: "
-        with pytest.raises(MedartsError, match=missed), joined("cpu", patience=1):
-            pass
+        yield rf"127\.0\.0\.1:{free.getsockname()[1]}"
+
+
+def be_on_the_second_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(joining, "be_mute", lambda: None)  # which is for good
+
+
+def test_the_address_at_which_nothing_answers_is_named(nothing_there, monkeypatch, capfd):
+    """Without what PyTorch prints of where in its library that was; the first host may be late."""
+    be_on_the_second_host(monkeypatch)
+    missed = rf"has not met .* within 1 s \(nothing answers at {nothing_there}: "
+    with pytest.raises(MedartsError, match=missed), joined("cpu", patience=1):
+        pass
     assert capfd.readouterr() == ("", "")
+
+
+GONE = "The launcher or the first process of the job is gone: nothing listens at {} any more. Start it again."
+
+
+@pytest.mark.parametrize("second_job", [False, True])
+def test_a_store_that_was_there_is_not_waited_for(second_job, nothing_there, first_of_two, monkeypatch, capfd):
+    """That of the first host is there before its processes, and that of a job before for all of them."""
+    if second_job:
+        be_on_the_second_host(monkeypatch)
+        monkeypatch.setattr(joining._Process, "store", first_of_two)
+    began = time.monotonic()
+    with pytest.raises(MedartsError, match=GONE.format(nothing_there)), joined("cpu", patience=300):
+        pass
+    assert time.monotonic() - began < 30
+    assert capfd.readouterr() == ("", "")
+
+
+def test_processes_that_wait_for_others_end_with_their_launcher(first_of_two, monkeypatch):
+    """And so do the others, which wait for a third one."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parent, began = os.getppid(), time.monotonic()
+    monkeypatch.setattr(os, "getppid", lambda: parent if time.monotonic() < began + 1 else 1)
+    fault = f"The launcher on {platform.node()} is gone. Start it again."
+    with pytest.raises(MedartsError, match=re.escape(fault)), joined("cpu", patience=300):
+        pass
+    assert 1 < time.monotonic() - began < 30
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    monkeypatch.setattr(joining._Process, "jobs", joining._Process.jobs - 1)
+    be_on_the_second_host(monkeypatch)
+    with pytest.raises(MedartsError, match=re.escape(fault)), joined("cpu", patience=300):
+        pass
+
+
+def test_the_loss_of_the_store_before_all_have_come_is_told(first_of_two, monkeypatch):
+    be_on_the_second_host(monkeypatch)
+    monkeypatch.setattr(joining, "connected", lambda *address, patience: LostStore())
+    lost = r"The first process of the job, or its machine, is gone: the connection to 127\.0\.0\.1:\d+ is lost\. Start"
+    with pytest.raises(MedartsError, match=lost), joined("cpu", patience=300):
+        pass
+
+
+class LostStore(torch.distributed.Store):  # type: ignore[name-defined]
+    """One whose connection has ended."""
+
+    def set(self, key: str, value: bytes | str) -> None:
+        raise torch.distributed.DistNetworkError("Broken pipe")
 
 
 def test_a_process_that_does_not_come_is_named(first_of_two):
@@ -337,6 +402,25 @@ def test_a_process_that_fails_before_it_joins_is_told(waits, told, monkeypatch, 
     assert (name in capsys.readouterr().err) == told
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows ends no process by a signal")
+@pytest.mark.parametrize("told", [False, True])
+def test_a_first_process_that_is_killed_is_told_where_the_others_have_not(told, capsys):
+    """They learn it from the launcher, and end; the one that tells their errors is gone."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    of_job = torch.distributed.PrefixStore(joining.prefix_of(1), store)  # type: ignore[attr-defined]
+    if told:
+        of_job.set(watch.TOLD, b"")
+    killed = f"import os, signal; os.kill(os.getpid(), signal.{signal.SIGKILL.name})"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code]) for code in (killed, "import time; time.sleep(3); exit(1)")
+    ]
+    launching._wait_for(processes, store, launching._Faults("", 0), first=0)
+    text = f"Process 0 on {platform.node()} was ended by SIGKILL"
+    assert of_job.check([watch.FAULT])
+    assert json.loads(of_job.get(watch.FAULT))["text"] == text
+    assert capsys.readouterr().err == ("" if told else f"medarts: {text}.\n")
+
+
 def test_a_process_that_is_stopped_on_another_machine_is_ended_there(monkeypatch, capsys):
     """Nobody but its launcher can, when the others have noticed it."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
@@ -377,6 +461,91 @@ def test_the_loss_of_the_first_machine_is_told_once_on_every_other_one(place, te
     assert left.wait(30)
     said = "The first process of the job, or its machine, is gone: the connection to 10.0.0.1:29500 is lost. Resume"
     assert (said in capsys.readouterr().err) == tells
+
+
+@pytest.mark.parametrize(("place", "tells"), [(Place(0, 4, 0, 2), True), (Place(1, 4, 1, 2), False)])
+def test_the_loss_of_a_launcher_is_told_once_on_its_machine(place, tells, monkeypatch, capsys):
+    """Where it is that of the first machine, the store is lost with it."""
+    parent = os.getppid()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    monkeypatch.setattr(os, "getppid", lambda: parent + 1)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    watching = watch.Watch(place, torch.distributed.HashStore(), patience=60)  # type: ignore[attr-defined]
+    watching.fix = "Resume with: medarts search"
+    with pytest.raises(SystemExit):
+        watching._leave(None)
+    said = f"medarts: The launcher on {platform.node()} is gone. Resume with: medarts search\n"
+    assert capsys.readouterr().err == (said if tells else "")
+
+
+def test_all_machines_end_with_a_launcher_that_is_gone(monkeypatch, capsys):
+    """The first process tells it, as that of the machine itself is an orphan."""
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    watches = [watch.Watch(Place(rank, 2, 0, 1), store, patience=60) for rank in range(2)]
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    for each, lost in ((watches[1], True), (watches[0], False)):
+        monkeypatch.setattr(watch, "launcher_is_gone", lambda lost=lost, **_: lost)
+        with pytest.raises(SystemExit):
+            each._look()
+        said = capsys.readouterr().err
+        assert said == ("" if lost else f"medarts: The launcher on {platform.node()} is gone. Start it again.\n")
+
+
+ORPHAN = """
+import os, sys
+from medarts.system.place import launcher_is_gone
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+print(launcher_is_gone(), flush=True)
+if not child:  # it has a parent of its own
+    os._exit(0)
+sys.stdin.readline()
+print(launcher_is_gone(within=30), flush=True)
+"""
+PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {ORPHAN!r}]); sys.stdin.read()"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows keeps the number of a parent that has ended")
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_process_knows_that_its_launcher_was_killed(launched):
+    environment = {**os.environ, "TORCHELASTIC_RESTART_COUNT": "0"} if launched else None
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        assert [parent.stdout.readline() for _ in range(2)] == ["False\n"] * 2
+        parent.kill()
+        parent.wait()
+        parent.stdin.close()
+        assert parent.stdout.readline() == f"{launched}\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows keeps the number of a parent that has ended")
+@pytest.mark.parametrize("moment", ["start", pytest.param("work", marks=starts_clusters)])
+def test_processes_end_with_a_launcher_that_is_killed_and_the_run_goes_on(moment, small, tmp_path):
+    """As they start, and at work."""
+    recipe, run, said = tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "said.txt"
+    recipe.write_text(to_yaml(changed(small, "train.epochs=40", "compute.timeout=300")))
+    words = [sys.executable, "-m", "medarts", "train", str(recipe), "--out", str(run), "--devices", "2"]
+    with said.open("w") as file:
+        launcher = subprocess.Popen(words, stdout=file, stderr=file)
+    while len(processes := psutil.Process(launcher.pid).children()) < 2:
+        time.sleep(0.01)
+    while moment == "work" and "epoch 2/" not in said.read_text():
+        time.sleep(0.1)
+    launcher.kill()
+    launcher.wait()
+    _, alive = psutil.wait_procs(processes, timeout=10 if moment == "work" else 150)  # before, they import first
+    assert not alive
+    lost = rf"medarts: The launcher (on {re.escape(platform.node())}|or the first process of the job) is gone(: .+)?\."
+    again = rf"Resume with: medarts train --resume {run} --devices 2" if moment == "work" else r"Start it again\."
+    assert re.search(f"{lost} {again}\n", said.read_text()), said.read_text()
+    assert said.read_text().count("medarts: ") == 1, said.read_text()
+    assert run.exists() == (moment == "work")
+    if moment == "work":
+        assert len(resume_training(run).read_journal("metrics.jsonl")) == 40
 
 
 @pytest.mark.parametrize(

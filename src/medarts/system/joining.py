@@ -1,5 +1,6 @@
 """How the processes of a job find each other."""
 
+import json
 import os
 import platform
 import socket
@@ -15,10 +16,10 @@ from torch import distributed
 from medarts.errors import MedartsError
 from medarts.system.console import be_mute
 from medarts.system.interfaces import interface_of, is_loopback, own_address
-from medarts.system.place import Place, place
+from medarts.system.place import Place, launcher_fault, launcher_is_gone, place
 from medarts.system.process import InterruptedRunError
 from medarts.system.ranks import ALONE, Ranks, Several, as_current, current
-from medarts.system.watch import ALL, Watch, connected
+from medarts.system.watch import ALL, FAULT, Watch, connected, store_fault
 
 _rendezvous, _PrefixStore = distributed.rendezvous, distributed.PrefixStore  # type: ignore[attr-defined]
 
@@ -30,6 +31,8 @@ _PAUSE = 0.1
 
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 """The variable by which PyTorch lets users choose the network interface of Gloo."""
+
+_AGAIN = "Start it again."
 
 _WAY = (
     "Start them again. If that does not help, open all ports between the hosts, or set "
@@ -103,21 +106,29 @@ def _meet(here: Place, device: str, patience: float) -> tuple[Watch, Several, Ca
     """Returns what watches the processes, once all have come, their group, and what forms it in PyTorch, by its name.
 
     Raises:
-        MedartsError: some have not come.
+        MedartsError: some have not come, or one is known to be lost.
     """
     cause: Exception | None = None
     try:
+        has_been_there = _Process.store is not None
+        is_of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        if here.rank or is_of_launcher or has_been_there:  # else it is to open it itself
+            # The launcher of the first host opens it before it starts a process; on others they may be earlier.
+            _wait_for_answer(patience, has_been_there=has_been_there or (is_of_launcher and here.leader == 0))
         if _Process.store is None:
-            if here.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # else it is to open it itself
-                _wait_for_answer(patience)
             _Process.store = next(_rendezvous("env://", here.rank, here.size, timeout=timedelta(seconds=patience)))[0]
         _Process.jobs += 1
         prefix = prefix_of(_Process.jobs)
         own, of_watch = (_PrefixStore(prefix, connected(*_address(), patience=patience)) for _ in range(2))
-        missing = _missing(here, own, patience)
-        interface = None if missing else _interface(here, own)
     except (OSError, RuntimeError, ValueError, KeyError) as error:  # the last two: of the variables of the address
         missing, cause = " ".join(str(error).split())[:200], error
+    else:
+        try:
+            missing = _missing(here, own, patience)
+            interface = None if missing else _interface(here, own)
+        except RuntimeError as error:  # it waits for no answer: the connection is lost
+            text = launcher_fault() if launcher_is_gone(within=1) else store_fault()
+            raise MedartsError(f"{text}.", fix=_AGAIN) from error
     if missing:
         raise MedartsError(
             f"Process {here.rank} on {platform.node()} has not met all {here.size} processes within {patience:.0f} s "
@@ -140,18 +151,30 @@ def _meet(here: Place, device: str, patience: float) -> tuple[Watch, Several, Ca
     return watch, Several(here, own, watch, form if device == "cpu" else None), form
 
 
-def _wait_for_answer(patience: float) -> None:
+def _wait_for_answer(patience: float, *, has_been_there: bool) -> None:
     """Waits until something listens at the address of the store; PyTorch says much where nothing does.
 
+    Args:
+        patience: seconds to wait.
+        has_been_there: whether something has listened, and will not again if it does not now.
+
     Raises:
+        MedartsError: nothing will.
         OSError: nothing does.
     """
     host, port = _address()
     until = time.monotonic() + patience
     while True:
+        if launcher_is_gone():
+            raise MedartsError(f"{launcher_fault()}.", fix=_AGAIN)
         try:
             socket.create_connection((host, port), timeout=max(until - time.monotonic(), _PAUSE)).close()
         except OSError as error:
+            if has_been_there and isinstance(error, ConnectionRefusedError):
+                text = (
+                    f"The launcher or the first process of the job is gone: nothing listens at {host}:{port} any more."
+                )
+                raise MedartsError(text, fix=_AGAIN) from error
             if time.monotonic() > until:
                 reason = error.strerror or error
                 raise OSError(f"nothing answers at {host}:{port}: {reason}") from error
@@ -161,12 +184,21 @@ def _wait_for_answer(patience: float) -> None:
 
 
 def _missing(here: Place, store: Any, patience: float) -> str:
-    """Waits for all processes; returns who of them has not come in time, an empty text if all have."""
+    """Waits for all processes; returns who of them has not come in time, an empty text if all have.
+
+    Raises:
+        MedartsError: one is known to be lost, or this one has lost its launcher, which the others learn.
+    """
     store.set(_come(here.rank), own_address(*_address()))
     if store.add("come", 1) == here.size:
         store.set("all have come", b"")
     until = time.monotonic() + patience
     while not store.check(["all have come"]):
+        if launcher_is_gone():
+            gone = [*range(here.leader, here.leader + here.local_size)]
+            store.compare_set(FAULT, "", json.dumps({"text": launcher_fault(), "gone": gone}))
+        if store.check([FAULT]):
+            raise MedartsError(f"{json.loads(store.get(FAULT))['text'].rstrip('.')}.", fix=_AGAIN)
         if time.monotonic() > until:
             late = [rank for rank in range(here.size) if not store.check([_come(rank)])]
             more = f", and {len(late) - 1} more" if len(late) > 1 else ""

@@ -188,6 +188,8 @@ def _wait_for(processes: Sequence["subprocess.Popen[bytes]"], store: Any, faults
     if all(code < 0 for code in codes):  # nobody was left to tell
         how = "did not end, and was killed" if killed else f"was ended by {signal_name(-codes[0])}"
         say(f"medarts: Process {first} on {platform.node()} {how}.", to=sys.stderr)
+    elif codes[0] < 0 and store is not None and not _is_told(store):  # the others had not come as far as to tell
+        say(f"medarts: Process {first} on {platform.node()} was ended by {signal_name(-codes[0])}.", to=sys.stderr)
     elif (killed or not codes[0]) and any(code > 0 for code in codes) and not _is_told(store):
         # The first one, which tells errors, had none: the other has not come as far as to join it.
         rank = next(number for number, code in enumerate(codes) if code > 0)

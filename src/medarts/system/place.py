@@ -1,10 +1,16 @@
 """Which process of a job this one is; known without PyTorch."""
 
 import os
+import platform
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from medarts.errors import MedartsError
+
+_PAUSE = 0.05
+"""Seconds between two looks at who is the parent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,40 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
             fix="Start with torchrun or --devices, or unset WORLD_SIZE.",
         )
     return Place(rank, size, local_rank, local_size)
+
+
+@cache
+def _parent(process: int) -> int:
+    """Returns what had started this process when it was first asked for; one that is forked asks anew."""
+    return os.getppid()
+
+
+_parent(os.getpid())  # now, as what comes before the processes meet takes seconds
+
+
+def launcher_is_gone(*, within: float = 0.0) -> bool:
+    """Whether torchrun, or ``medarts --devices``, has started this process and has ended, as where it was killed.
+
+    A process whose parent ends gets another one at once. To ask for it is all that works with torchrun as well, which
+    hands no pipe to its processes, and on macOS, which has no signal for the end of a parent. On Windows the number
+    stays; there, and where a launcher ends before this module is imported, the loss of its store is what is noticed.
+
+    Args:
+        within: seconds to wait for that: the connections of a launcher end before its processes get another parent.
+    """
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:  # started by hand, or by what ends them itself
+        return False
+    process, until = os.getpid(), time.monotonic() + within
+    while os.getppid() == _parent(process):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_PAUSE)
+    return True
+
+
+def launcher_fault() -> str:
+    """Returns the first sentence of the error of a process whose launcher is gone, without its period."""
+    return f"The launcher on {platform.node()} is gone"
 
 
 def refuse_several(what: str) -> None:

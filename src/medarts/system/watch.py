@@ -26,7 +26,7 @@ import torch
 
 from medarts.errors import MedartsError
 from medarts.system.console import console, say
-from medarts.system.place import Place
+from medarts.system.place import Place, launcher_fault, launcher_is_gone
 
 INTERVAL = 0.5
 """Seconds between two signs of life."""
@@ -261,6 +261,9 @@ class Watch(threading.Thread):
         self._beats += 1
         step = self._now()
         self.store.set(_beat_of(rank), json.dumps({"beat": self._beats, **asdict(step)}))
+        if launcher_is_gone():
+            gone = [*range(self.place.leader, self.place.leader + self.place.local_size)]
+            self._note({"text": launcher_fault(), "fix": self.fix, "gone": gone})
         if self.store.check([FAULT]):
             self._leave(json.loads(self.store.get(FAULT)))
         # Each looking at all would be as many questions to the store as there are processes, squared.
@@ -366,13 +369,14 @@ class Watch(threading.Thread):
 
         Args:
             fault: what has happened; None where the store is lost. Then the processes cannot agree on who tells it, and
-                each machine has one that does: the first of it, and on that of process 0 the next one.
+                each machine has one that does: the first of it, and on that of process 0, if this is who had the store,
+                the next one.
         """
         self._leaving.acquire()  # for good: of the threads, which may come here together, one tells
-        if fault is None:
-            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            text = f"The first process of the job, or its machine, is gone: the connection to {where} is lost"
-            fault, tells = {"text": text}, self.place.rank == (self.place.leader or 1)
+        if fault is None and launcher_is_gone(within=1):  # which had the store
+            fault, tells = {"text": launcher_fault()}, self.place.local_rank == 0
+        elif fault is None:
+            fault, tells = {"text": store_fault()}, self.place.rank == (self.place.leader or 1)
         else:
             tells = self._tells(fault)
         if tells:
@@ -415,6 +419,12 @@ def _is_reached(mark: Mark) -> bool:
         return mark.query()
     except RuntimeError:  # of a GPU that is lost; the main thread gets its error
         return False
+
+
+def store_fault() -> str:
+    """Returns the first sentence of the error of a process that has lost the store, without its period."""
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return f"The first process of the job, or its machine, is gone: the connection to {where} is lost"
 
 
 def connected(host: str, port: int, *, patience: float) -> Any:
