@@ -4,12 +4,15 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medarts.errors import GenotypeError, RecipeError
+from medarts.models import create_model
 from medarts.spaces import genotype_with, space_settings
 from medarts.spaces.darts.text import to_text
 from medarts.spaces.genotype import Genotype, KeptCells, from_json, zoo
@@ -133,6 +136,24 @@ def test_with_settings_changes_a_copy() -> None:
     assert (wide.cells, wide.paths, wide.name) == (genotype.cells, genotype.paths, genotype.name)
     with pytest.raises(GenotypeError, match=r"'small' has no setting 'init_chanel'.*'init_channel'"):
         genotype.with_settings(init_chanel=8)
+
+
+def test_settings_that_are_younger_than_a_genotype_have_the_value_of_then() -> None:
+    genotype = small()
+    finer = genotype_with(genotype, changes=["space.full_size_head=true", "space.stem_channels=16"])
+    assert {**finer.settings} == {**genotype.settings, "full_size_head": True, "stem_channels": 16}
+    network = create_model(finer, in_channels=1, outputs=1)
+    assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 1, 32, 32)
+    assert genotype.with_settings(full_size_head=False, stem_stride=2) == genotype, "as it was"
+    assert finer.with_settings(stem_channels=64).settings["stem_channels"] == 64
+    oldest = replace(genotype, settings={name: genotype.settings[name] for name in list(genotype.settings)[:4]})
+    assert check(oldest.with_settings(shuffle_groups=2)).shuffle_groups == 2
+    with pytest.raises(GenotypeError, match=r"no setting 'full_size_heads'.*'full_size_head'"):
+        genotype.with_settings(full_size_heads=True)
+    with pytest.raises(GenotypeError, match="full_size_head 2, which is not a truth value"):
+        genotype_with(genotype, changes=["space.full_size_head=2"])
+    for name in NAS_WDAN:
+        assert check(load(name).with_settings(full_size_head=True)).full_size_head
 
 
 def test_unknown_name_names_the_nearest_of_the_zoo() -> None:

@@ -29,7 +29,7 @@ from medarts.network import Network
 from medarts.network.layers import Norm
 from medarts.registry import calling
 from medarts.spaces.decisions import NOTHING, Decision, Restriction
-from medarts.spaces.genotype import EDGES_PER_NODE, NEIGHBOUR, NONE, Genotype
+from medarts.spaces.genotype import EDGES_PER_NODE, NEIGHBOUR, NONE, Genotype, Setting
 from medarts.spaces.lattice import Lattice
 from medarts.spaces.pieces import Piece
 from medarts.spaces.relaxations import Draw, Relaxation, Softmax, relaxed
@@ -297,6 +297,7 @@ class SearchSpace(ABC):
         has_skips: whether its supernets know their skips: they carry ``Supernet.auxiliary_skip``, tell
             ``Supernet.relaxed`` where skips are, and ``derive`` limits them.
         has_paths: whether its supernets have ``path_logits``.
+        unset: values of the settings that a genotype need not name: those of all networks before there was the setting.
         operations: the sets of its operations, to which ``register_operation`` adds.
         free: names of its identity, skips and pooling, of which a collapsed genotype consists.
         cell_inputs: kind of cell -> what its first and second input are, for drawings.
@@ -311,6 +312,7 @@ class SearchSpace(ABC):
     relaxes: ClassVar[bool] = False
     has_skips: ClassVar[bool] = False
     has_paths: ClassVar[bool] = False
+    unset: ClassVar[Mapping[str, Setting]] = {}
     operations: ClassVar[Mapping[str, Operations[Any]]] = {}
     free: ClassVar[frozenset[str]] = frozenset()
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = {}

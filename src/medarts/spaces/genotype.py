@@ -89,14 +89,21 @@ class Genotype:
     origin: Path | None = field(default=None, compare=False, repr=False)
 
     def with_settings(self, **changes: Setting) -> "Genotype":
-        """Returns a copy with some settings of the space changed."""
-        unknown = set(changes) - set(self.settings)
+        """Returns a copy with some settings of the space changed; those that it does not name have their `unset` value.
+
+        Raises:
+            GenotypeError: neither the genotype nor its space has such a setting.
+        """
+        unset = spaces.get(self.space).unset if self.space in spaces else {}
+        unknown = changes.keys() - self.settings.keys() - unset.keys()
         if unknown:
             raise GenotypeError(
                 f"Genotype '{self.name}' has no setting '{min(unknown)}'.",
-                fix=did_you_mean(min(unknown), self.settings),
+                fix=did_you_mean(min(unknown), {**unset, **self.settings}),
             )
-        return replace(self, settings={**self.settings, **changes})
+        # A setting that is not named stays so at that value: genotypes that are equal have equal settings.
+        named = {name: value for name, value in changes.items() if name in self.settings or value != unset[name]}
+        return replace(self, settings={**self.settings, **named})
 
     def to_json(self) -> str:
         """Returns the genotype as JSON text."""

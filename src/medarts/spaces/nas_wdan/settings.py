@@ -1,7 +1,7 @@
 """The settings of the search space: of a recipe, and of a genotype."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -148,3 +148,9 @@ class LatticeSettings:
         Stem and head as published are left out: genotypes were made before there were others, and stay equal.
         """
         return {name: value for name, value in asdict(self).items() if _PUBLISHED.get(name) != value}
+
+
+UNSET: Mapping[str, Setting] = {
+    each.name: each.default for each in fields(LatticeSettings) if each.default is not MISSING
+}
+"""Settings that a genotype need not name, with the values that they have then."""

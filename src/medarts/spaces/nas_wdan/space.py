@@ -40,7 +40,7 @@ from medarts.spaces.nas_wdan.lattice import (
 )
 from medarts.spaces.nas_wdan.network import NasWdanNetwork
 from medarts.spaces.nas_wdan.operations import OPERATIONS, TRANSITIONS
-from medarts.spaces.nas_wdan.settings import DROPPED, SPACE, LatticeSettings, NasWdanSettings
+from medarts.spaces.nas_wdan.settings import DROPPED, SPACE, UNSET, LatticeSettings, NasWdanSettings
 from medarts.spaces.nas_wdan.supernet import NasWdanSupernet
 from medarts.spaces.pieces import Piece
 from medarts.spaces.sampling import (
@@ -103,6 +103,7 @@ class NasWdan(SearchSpace):
     relaxes = True
     has_skips = True
     has_paths = True
+    unset = UNSET
     operations = OPERATIONS
     free: ClassVar[frozenset[str]] = frozenset({"identity", "avg_pool", "max_pool"})
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = {
