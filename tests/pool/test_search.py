@@ -275,7 +275,15 @@ def test_a_supernet_that_fails_is_on_record(recipe: Recipe, tmp_path: Path, monk
         (["search.method=random", "budget.flops=1000"], r"The narrowest network .* is over the budget: flops"),
         (["budget.flops=1000"], r"The narrowest network .* is over the budget: flops"),
         (["train.batch=400"], r"The images of the training set are 18, fewer than a batch of 400"),
-        (["space.stem_channels=16"], r"space.stem_channels is 16, but .* space.choices.stem_channels: 64\."),
+        (
+            ["space.stem_channels=16"],
+            r"stem_channels is 16, but only candidates of supernets would have that, and random ones have one of "
+            r"space.choices.stem_channels: 64\. Use space.choices.stem_channels=\[16\]\.",
+        ),
+        *(
+            (["space.stem_channels=16", change], "stem_channels is 16, but candidates have one of space.choices.stem_")
+            for change in ("search.method=random", "search.select.supernets=0")
+        ),
         (["space.choices.depth=[3, 6]"], r"space.choices.depth has 6, but images of data.size 16 cannot be halved"),
         (["budget.size=24", "space.choices.depth=[3, 4]"], r"space.choices.depth has 4, but images of budget.size 24"),
         (

@@ -71,18 +71,20 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None, goes_on: bool = F
 
 
 def _check_settings(recipe: Recipe) -> None:
-    """Refuses macro settings that are asked for, where no candidate would have them.
+    """Refuses macro settings that are asked for, where no candidate would have them, or that of a supernet alone.
 
     Raises:
         RecipeError: of one of them.
     """
     settings, choices = recipe.space, getattr(recipe.space, "choices", None)
+    has_supernets = recipe.search.method == "pool" and bool(recipe.search.select.variants)
+    drawn = "only candidates of supernets would have that, and random ones" if has_supernets else "candidates"
     usual = {name: field.default for name, field in type(settings).model_fields.items()}
     for name in type(choices).model_fields if isinstance(choices, Section) else ():
         value, possible = getattr(settings, name, None), getattr(choices, name)
         if name in usual and value not in (usual[name], *possible):
             raise RecipeError(
-                f"space.{name} is {as_text(value)}, but candidates have one of space.choices.{name}: "
+                f"space.{name} is {as_text(value)}, but {drawn} have one of space.choices.{name}: "
                 f"{', '.join(map(as_text, possible))}.",
                 fix=f"Use space.choices.{name}=[{as_text(value)}].",
             )
