@@ -1,7 +1,9 @@
 """Searches and trainings over two hosts: to their end, with the link cut in the middle, and after that; by torchrun."""
 
+import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -176,13 +178,16 @@ def test_the_link_is_cut_in_the_middle(
     hosts[0].cut()
     ended = ends(processes, within=TIMEOUT + MARGIN)
     assert [status for status, _, _ in ended] == [1, 1]
-    resume = f"Resume with: medarts {kind} --resume {out} --devices 1 --nodes 2 --node-rank N --address HOST:PORT\n"
+    first, second = (
+        f"Resume with: medarts {kind} --resume {out} --devices 1 --nodes 2 --node-rank {rank} --address {address}\n"
+        for rank, address in enumerate([ADDRESSES[kind]] * 2)
+    )
     lost = rf"Process 1 on node-b has not answered for {TIMEOUT} s, since .*, step \d+\. "
     gone = f"The first process of the job, or its machine, is gone: the connection to {ADDRESSES[kind]} is lost. "
     own = [line for line in ended[0][2].splitlines() if "epoch " not in line or line.startswith("medarts: ")]
     assert len(own) == 1, own
-    assert re.fullmatch(f"medarts: {lost}{re.escape(resume)}", f"{own[0]}\n")
-    assert ended[1][1:] == ("", f"medarts: {gone}{resume}")
+    assert re.fullmatch(f"medarts: {lost}{re.escape(first)}", f"{own[0]}\n")
+    assert ended[1][1:] == ("", f"medarts: {gone}{second}")
     run = RunDirectory.open(out)
     assert not run.facts["finished"]
     assert 0 < len(run.read_journal("metrics.jsonl")) < len(RunDirectory.open(whole).read_journal("metrics.jsonl"))
@@ -195,6 +200,28 @@ def test_the_link_is_cut_in_the_middle(
     ended = ends(begin(hosts, recipe, out), within=PATIENCE)
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert_equal(out, whole)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_launcher_that_is_killed_ends_the_processes_of_both_hosts(
+    number: int, recipe: Recipe, hosts: tuple[Host, Host], tmp_path: Path
+) -> None:
+    """The first one has the store, without which each host ends by itself."""
+    out = tmp_path / "run"
+    processes = begin(hosts, recipe, out)
+    wait_for_checkpoint(out, processes)
+    processes[number].kill()
+    ended = ends(processes, within=MARGIN)  # the output ends with the processes that have it
+    assert ended[number][0] == -signal.SIGKILL
+    assert ended[1 - number][0] == 1
+    told = [[line for line in errors.splitlines() if line.startswith("medarts: ")] for _, _, errors in ended]
+    of_launcher = (
+        f"medarts: The launcher on {hosts[number].name} is gone. Resume with: medarts {kind_of(recipe)} --resume"
+    )
+    assert [len(lines) for lines in told] == ([1, 1] if number == 0 else [1, 0])
+    assert told[0][0].startswith(of_launcher)
+    assert number or "The first process of the job, or its machine, is gone" in told[1][0]
+    assert not RunDirectory.open(out).facts["finished"]
 
 
 def test_a_link_that_is_back_in_time_is_no_fault(
@@ -219,4 +246,18 @@ def test_torchrun_comes_to_the_weights_of_one_process(recipe: Recipe, alone: Pat
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines().count(str(out)) == 1
     assert RunDirectory.open(out).facts["environment"]["processes"] == 2
+    assert_close(out, alone)
+
+
+def test_processes_of_torchrun_end_with_it(recipe: Recipe, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "medarts", *words_of(recipe, out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(out, [process])
+    process.kill()
+    ((_, _, errors),) = ends([process], within=MARGIN)
+    resume = f"Resume with: medarts {kind_of(recipe)} --resume {out} --devices 2\n"
+    assert f"medarts: The launcher on {platform.node()} is gone. {resume}" in errors
+    resume_search(out) if kind_of(recipe) == "search" else resume_training(out)
     assert_close(out, alone)

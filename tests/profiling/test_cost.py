@@ -211,7 +211,7 @@ def test_another_file_is_no_cost() -> None:
         of_old,
     ):
         content = change if change is of_old else {**MEASURED.as_json(), **change}
-        with pytest.raises(RunError, match=r"runs/x/cost\.json holds no cost .* medarts report"):
+        with pytest.raises(RunError, match=r"runs/x/cost\.json holds no cost .*\. Measure it again\."):
             Cost.read(content, origin="runs/x/cost.json")
 
 

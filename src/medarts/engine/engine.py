@@ -43,6 +43,7 @@ from medarts.engine.timing import Span, Stopwatch, timed
 from medarts.errors import DivergedError
 from medarts.system.console import Bar, has_lines, in_words, inform, progress_bar
 from medarts.system.memory import FEWER_AT_ONCE, memory_named, smaller_parts
+from medarts.system.place import launched_by
 from medarts.system.process import InterruptedRunError, Interruption, interruption
 from medarts.system.ranks import current
 from medarts.tasks import Task
@@ -262,12 +263,8 @@ class Job(ABC, Generic[State]):
     @property
     def continuation(self) -> str:
         """The command that goes on with it once it was stopped."""
-        words, place = f"medarts {self.kind} --resume {shlex.quote(str(self.directory.path))}", self.ranks.place
-        if place.size > 1:
-            words += f" --devices {place.local_size}"
-        if place.size > place.local_size:
-            words += f" --nodes {place.size // place.local_size} --node-rank N --address HOST:PORT"
-        return words
+        words = f"medarts {self.kind} --resume {shlex.quote(str(self.directory.path))}"
+        return f"{words} {launched_by(self.ranks.place)}".rstrip()
 
     def end_epoch(self, values: Mapping[str, Any]) -> None:
         """Does what follows the validation of an epoch, such as keeping the best weights."""

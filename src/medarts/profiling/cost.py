@@ -105,7 +105,7 @@ class Cost:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(
                 f"{origin} holds no cost that this version of medarts can read ({type(error).__name__}: {error}).",
-                fix="Measure it again: medarts report RUN.",
+                fix="Measure it again.",
             ) from None
 
 

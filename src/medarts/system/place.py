@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +62,26 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
             fix="Start with torchrun or --devices, or unset WORLD_SIZE.",
         )
     return Place(rank, size, local_rank, local_size)
+
+
+def launched_by(place: Place, environment: Mapping[str, str] = os.environ) -> str:
+    """Returns the options that start a command in as many processes again, on the machine of this one.
+
+    >>> address = {"MASTER_ADDR": "fe80::1", "MASTER_PORT": "29500"}
+    >>> launched_by(Place(rank=3, size=4, local_rank=1, local_size=2), address)
+    "--devices 2 --nodes 2 --node-rank 1 --address '[fe80::1]:29500'"
+    >>> launched_by(Place())
+    ''
+    """
+    if place.size == 1:
+        return ""
+    options = f"--devices {place.local_size}"
+    if place.size == place.local_size:
+        return options
+    host, port = environment["MASTER_ADDR"], environment["MASTER_PORT"]
+    address = shlex.quote(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    nodes, node_rank = place.size // place.local_size, place.rank // place.local_size
+    return f"{options} --nodes {nodes} --node-rank {node_rank} --address {address}"
 
 
 @cache
