@@ -27,7 +27,7 @@ from medarts.errors import OF_TRAINING, MedartsError, RecipeError, RunError, che
 from medarts.system.console import Wrapping, be_mute, be_quiet, say, tolerate_encodings
 from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
-from medarts.system.place import place, refuse_several
+from medarts.system.place import place, quiet_library, refuse_several
 from medarts.system.process import InterruptedRunError, interrupted_by_schedulers
 
 MOST_JOBS = 64
@@ -1027,6 +1027,8 @@ def _launch_several(devices: int, nodes: int, node_rank: int, address: str | Non
 
 def _let_first_speak() -> None:
     """Prints nothing from now on where this is another process of a job than the first, which speaks for all."""
+    if place().size > 1:
+        quiet_library()  # torchrun has not
     if place().rank:
         be_mute()
         _drop_output()

@@ -234,6 +234,7 @@ def test_processes_that_do_not_reach_each_other_say_so(tmp_path):
     said, others = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert re.search(r"The processes do not reach each other \(.+\)\. Start them again\. If that", said), said
     assert "GLOO_SOCKET_IFNAME on each" in said
+    assert "each other ([" not in said  # where in Gloo it was
     assert others == ""
 
 
@@ -311,6 +312,18 @@ def test_the_loss_of_the_store_before_all_have_come_is_told(first_of_two, monkey
     lost = r"The first process of the job, or its machine, is gone: the connection to 127\.0\.0\.1:\d+ is lost\. Start"
     with pytest.raises(MedartsError, match=lost), joined("cpu", patience=300):
         pass
+
+
+def test_a_process_that_misses_the_store_before_its_watch_does_says_so(monkeypatch, capsys):
+    """As one that leaves something there when the launcher is just gone."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    watching = watch.Watch(Place(2, 4, 0, 2), torch.distributed.HashStore(), patience=60)  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit):
+        watching.fail(torch.distributed.DistNetworkError("Broken pipe"))
+    said = "The first process of the job, or its machine, is gone: the connection to 10.0.0.1:29500 is lost. Start it"
+    assert capsys.readouterr().err.startswith(f"medarts: {said}")
 
 
 class LostStore(torch.distributed.Store):  # type: ignore[name-defined]
@@ -563,13 +576,17 @@ def test_processes_that_cannot_be_started_are_refused(changes, message):
         launch([], **{"devices": 2, "nodes": 1, "node_rank": 0, "address": None, **changes})
 
 
-def test_what_starts_processes_has_not_imported_torch_before_it_says_what_that_logs():
+def test_processes_have_not_imported_torch_before_it_is_said_what_that_logs():
+    """Those that start others, and those of torchrun, which says nothing."""
     code = """
-import sys
+import os, sys
 from contextlib import suppress
 from medarts import cli
 from medarts.system import launching
 
+if os.environ.get("WORLD_SIZE"):
+    cli._run_command = lambda words: sys.exit("torch" in sys.modules or os.environ["TORCH_CPP_LOG_LEVEL"] != "ERROR")
+    cli.main()
 launching.launch = lambda *words, **others: started.append("torch" in sys.modules)
 started = []
 for kind in ("search", "train"):
@@ -578,7 +595,10 @@ for kind in ("search", "train"):
         cli.main()
 sys.exit(started != [False, False])
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    of_torchrun = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    usual = {name: value for name, value in os.environ.items() if name != "TORCH_CPP_LOG_LEVEL"}
+    for given in ({}, of_torchrun):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=usual | given)
 
 
 def test_the_command_line_starts_processes_that_speak_with_one_voice(small, tmp_path, monkeypatch, capfd):

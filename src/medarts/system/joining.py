@@ -19,7 +19,7 @@ from medarts.system.interfaces import interface_of, is_loopback, own_address
 from medarts.system.place import Place, launcher_fault, launcher_is_gone, place
 from medarts.system.process import InterruptedRunError
 from medarts.system.ranks import ALONE, Ranks, Several, as_current, current
-from medarts.system.watch import ALL, FAULT, Watch, connected, store_fault
+from medarts.system.watch import ALL, FAULT, Watch, connected, reason_of, store_fault
 
 _rendezvous, _PrefixStore = distributed.rendezvous, distributed.PrefixStore  # type: ignore[attr-defined]
 
@@ -121,7 +121,7 @@ def _meet(here: Place, device: str, patience: float) -> tuple[Watch, Several, Ca
         prefix = prefix_of(_Process.jobs)
         own, of_watch = (_PrefixStore(prefix, connected(*_address(), patience=patience)) for _ in range(2))
     except (OSError, RuntimeError, ValueError, KeyError) as error:  # the last two: of the variables of the address
-        missing, cause = " ".join(str(error).split())[:200], error
+        missing, cause = reason_of(error), error
     else:
         try:
             missing = _missing(here, own, patience)
@@ -250,8 +250,10 @@ def _form_first(form: Callable[[str], None], watch: Watch) -> None:
         with watch.together("forming the group"), watch.waiting(ALL):
             form("group")
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise MedartsError(f"The processes do not reach each other ({reason}).", fix=_WAY) from error
+        if isinstance(error, distributed.DistNetworkError):  # the store is lost
+            raise
+        text = f"The processes do not reach each other ({reason_of(error)})."
+        raise MedartsError(text, fix=_WAY) from error
     watch.fix = usual
 
 

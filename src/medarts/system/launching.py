@@ -20,6 +20,7 @@ from typing import Any
 
 from medarts.errors import MedartsError
 from medarts.system.console import say
+from medarts.system.place import quiet_library
 from medarts.system.process import signal_name, stopping_signals
 
 MOST_DEVICES, MOST_NODES = 256, 4096
@@ -47,7 +48,7 @@ def launch(words: Sequence[str], *, devices: int, nodes: int, node_rank: int, ad
         MedartsError: the numbers do not fit, or the address is none.
     """
     host, port = _address(devices, nodes, node_rank, address)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the watch reports lost connections
+    quiet_library()
     store: Any = None
     if node_rank == 0:
         store = _store_at(host, port)

@@ -84,6 +84,14 @@ def launched_by(place: Place, environment: Mapping[str, str] = os.environ) -> st
     return f"{options} --nodes {nodes} --node-rank {node_rank} --address {address}"
 
 
+def quiet_library() -> None:
+    """Lets PyTorch print no warnings of its C++ part, unless the user chose; it asks for that when it is imported.
+
+    They are of lost connections, each with a list of addresses in the library. What is lost the watch says.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 @cache
 def _parent(process: int) -> int:
     """Returns what had started this process when it was first asked for; one that is forked asks anew."""

@@ -12,6 +12,7 @@ A process that is at work for long, as with measuring, gives its signs of life a
 import json
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -225,6 +226,8 @@ class Watch(threading.Thread):
         An error that all processes run into, such as that of a recipe, is that of the first one. The watch has to be
         ended by then.
         """
+        if isinstance(error, torch.distributed.DistNetworkError):  # of the store, before the watch has missed it
+            self._leave(None)
         words = str(error) or type(error).__name__
         problem, fix = (error.problem, error.fix) if isinstance(error, MedartsError) else (words, self.fix)
         try:
@@ -310,8 +313,7 @@ class Watch(threading.Thread):
         if gone:
             where = before[min(gone)][1].where
             return self._fault(gone, f"has ended or stopped, at {where}")
-        reason = " ".join(str(error).split())[:200]
-        return self._stuck(steps) or self._nobody(reason)
+        return self._stuck(steps) or self._nobody(reason_of(error))
 
     def _stuck(self, steps: Mapping[int, Step]) -> dict[str, Any] | None:
         """Returns the fault of one that is behind, or does something else than others; None where none is to be seen.
@@ -419,6 +421,18 @@ def _is_reached(mark: Mark) -> bool:
         return mark.query()
     except RuntimeError:  # of a GPU that is lost; the main thread gets its error
         return False
+
+
+def reason_of(error: Exception) -> str:
+    """Returns what an error of PyTorch or Gloo says, in up to 200 signs, without where in their source that was.
+
+    >>> reason_of(RuntimeError("[/pytorch/third_party/gloo/pair.cc:538] Connection closed by peer [127.0.0.1]:42811"))
+    'Connection closed by peer [127.0.0.1]:42811'
+    >>> reason_of(RuntimeError("Broken pipe\\nException raised from sendBytes at /pytorch/Utils.hpp:758:\\nframe #0"))
+    'Broken pipe'
+    """
+    words = " ".join(str(error).partition("Exception raised from ")[0].split())
+    return re.sub(r"\[[^\[\]]*\.(cc|cpp|h|hpp):\d+\] ", "", words)[:200]
 
 
 def store_fault() -> str:
