@@ -51,6 +51,8 @@ def test_what_is_there_is_a_file(word: str, tmp_path: Path, monkeypatch: pytest.
         ("search r.yaml --out=x seed=3", "search r.yaml seed=3 --out=x"),
         ("train --resume train.lr=1 note=x", "train note=x --resume train.lr=1"),
         ("benchmark r.yaml recipe.train.epochs=3", "benchmark r.yaml recipe.train.epochs=3"),
+        ("benchmark s --jobs 2 recipe.seed=3 networks=[]", "benchmark s recipe.seed=3 networks=[] --jobs 2"),
+        ("plan s.yaml --json trained_on.0.seeds=[1]", "plan s.yaml trained_on.0.seeds=[1] --json"),
     ],
 )
 def test_changes_stand_where_they_are_looked_for(words: str, ordered: str) -> None:

@@ -1,10 +1,11 @@
-"""The words of the command line: which are files, and which are changes of a recipe."""
+"""The words of the command line: which are files, and which are changes of a recipe or a study."""
 
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path
 
 from medarts.config import Recipe
+from medarts.config.study import Study
 from medarts.errors import RecipeError
 from medarts.system.files import exists
 
@@ -17,8 +18,8 @@ FLAGS = (
 _SEVERAL = ("--data", "--threads", "--batch")
 """Options that take several values."""
 
-_KEYS = rf"({'|'.join(Recipe.model_fields)})(\.\w+)*|model\.\w+"
-"""Of changes of a recipe, or of a network that has no recipe (model.width=16)."""
+_KEYS = rf"({'|'.join(Recipe.model_fields | Study.model_fields)})(\.\w+)*|model\.\w+"
+"""Of changes of a recipe, of a study, or of a network that has no recipe (model.width=16)."""
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
