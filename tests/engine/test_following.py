@@ -1,10 +1,13 @@
 """Runs of other processes, told line by line where there is no terminal."""
 
+import io
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from medarts.engine.following import Followed, Follower
 from medarts.system import console
@@ -23,12 +26,14 @@ def test_every_epoch_is_told_once_and_named(tmp_path: Path, capsys: pytest.Captu
     one, two = (Followed(name, tmp_path / name, 4) for name in ("isic/unet/seed-0", "fold 2"))
     one = Followed("isic/unet/seed-0", tmp_path / "one", 4)
     write_epochs(one.path, 1)
-    follower = Follower([one])
+    with console.progress_bar("both", 8, done=1, is_told=False) as bar:
+        follower = Follower([one], bar)
     follower.tell()
     assert capsys.readouterr().err == "", "what was done before is not told"
     write_epochs(one.path, 3)
     follower.follow([one, two])
     write_epochs(two.path, 1)
+    bar.reach(4, 8)
     for _ in range(2):
         follower.tell()
     lines = capsys.readouterr().err.splitlines()
@@ -46,12 +51,14 @@ def test_long_epochs_are_told_once_a_minute(
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     run = Followed("fold 1", tmp_path / "run", 4)
-    follower = Follower([run])
+    with console.progress_bar("folds", 4, is_told=False) as bar:
+        follower = Follower([run], bar)
     told = []
     for _ in range(5):
         clock[0] += 40.0
         if clock[0] == 160.0:
             write_epochs(run.path, 1)
+            bar.reach(1, 4)
         follower.tell()
         told.append(capsys.readouterr().err.strip())
     assert told == [
@@ -91,25 +98,38 @@ def test_long_work_is_told_every_ten_seconds_or_so(
     assert capsys.readouterr().err == ""
 
 
-def test_epochs_of_runs_within_a_search_count_for_the_time_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_is_no_step_has_no_part_in_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A search by training has no epochs of its own."""
+    """As the drawing of candidates, between two generations of a search."""
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    search, training = Followed("search", tmp_path / "search", 30), Followed("training", tmp_path / "training", 10)
-    candidates = search.path / "candidates"
-    candidates.mkdir(parents=True)
-    write_epochs(candidates / "1-01", 10)
-    follower = Follower([search, training])
-    write_epochs(candidates / "1-02", 10)
-    clock[0] = 100.0
-    follower.tell()
-    assert capsys.readouterr().err.strip() == "at work: 20 of 40 epochs, 1 min 40 s, about 3 min 20 s left"
-    write_epochs(training.path, 5)
-    clock[0] = 150.0
-    follower.tell()
-    assert capsys.readouterr().err.splitlines()[-1].endswith("about 2 min 30 s left")
+    with console.progress_bar("search", 40, done=10, is_told=False) as bar:
+        assert bar.left is None, "what an earlier call did says nothing of this one"
+        clock[0] = 100.0
+        bar.reach(20, 40)
+        assert bar.left == 200.0
+        with bar.paused():
+            clock[0] = 1000.0
+            assert bar.left == 200.0
+        assert bar.words("epoch") == "20 of 40 epochs, 16 min 40 s, about 3 min 20 s left"
+        clock[0] = 1050.0
+        bar.reach(25, 40)
+        assert bar.left == 150.0
+
+
+def test_a_terminal_has_the_estimate_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True, width=120))
+    clock = [0.0]
+    monkeypatch.setattr("medarts.system.console.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with console.progress_bar("search", 40, is_told=False) as bar:
+        clock[0] = 100.0
+        bar.reach(10, 40)
+        words = bar.words()
+    assert words.endswith("about 5 min left")
+    assert "10/40" in screen.getvalue()
+    assert "about 5 min left" in screen.getvalue()
 
 
 def test_what_is_left_is_reckoned_from_when_the_steps_were_known(capsys, monkeypatch):

@@ -132,12 +132,12 @@ def test_the_winner_is_trained_with_several_seeds(
     with monkeypatch.context() as patch:
         failing(patch, {"2": RunError("The disk is full.", fix="")})
         patch.setattr(Drawing, "first", slowly)
-        patch.setattr("medarts.pool.job.time", SimpleNamespace(monotonic=lambda: now[0]))
+        patch.setattr("medarts.system.console.time", SimpleNamespace(monotonic=lambda: now[0]))
         with pytest.raises(RunError, match="The disk is full"):
             search.start(given, tmp_path / "run")
     told = capsys.readouterr().err
     assert "generation 1: drawing 1 candidate" in told
-    assert "at epoch 1; 0 of 1 left at this rung, 4 epochs left, about 0 min" in told  # drawing is no epoch
+    assert "at epoch 1; 0 of 1 left at this rung, 4 epochs left, about 0.0 s" in told  # drawing is no epoch
     run = search.resume(tmp_path / "run")
     assert "search resumes after 4 of about 5 epochs." in capsys.readouterr().err
     scores = {str(seed): best for seed, best in enumerate(best_scores(run, 2))}

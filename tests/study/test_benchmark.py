@@ -36,6 +36,7 @@ from medarts.study.benchmark import available_runs, benchmark, with_threads
 from medarts.study.jobs import Job, Layout, do, is_finished, work_of
 from medarts.study.networks import parameters_of
 from medarts.study.plan import Plan, Step, prepare
+from medarts.system.console import progress_bar
 from medarts.system.process import InterruptedRunError
 from medarts.system.workers import Ended, Processes, Work
 from medarts.training.trainer import Training, start_training
@@ -236,8 +237,8 @@ class Here:
 def done_here(study: Study, out: Path, *, at_once: int = 1) -> list[str]:
     """Does the runs of a study, and returns their names in their order."""
     workers = Here()
-    bar = SimpleNamespace(reach=lambda done, total: None)
-    module._Runs(prepare(study, out), workers, bar).do(SimpleNamespace(requested=False), at_once=at_once)
+    with progress_bar("study", 1, is_told=False) as bar:
+        module._Runs(prepare(study, out), workers, bar).do(SimpleNamespace(requested=False), at_once=at_once)
     return workers.names
 
 
@@ -360,7 +361,8 @@ def test_a_score_that_is_undefined_ends_nothing(make: Make, tmp_path: Path, caps
     (step,) = plan.steps
     run = RunDirectory.create(step.paths.run, step.recipe, kind="train", data_fingerprint=step.data)
     run.write_json("summary.json", {"score": "auroc", "best_score": None})
-    runs = module._Runs(plan, Here(), SimpleNamespace(reach=lambda done, total: None))
+    with progress_bar("study", 1, is_told=False) as bar:
+        runs = module._Runs(plan, Here(), bar)
     runs.running[step.paths.name] = step
     runs._end(Ended(step.paths.name))
     assert "auroc undefined on the validation images" in capsys.readouterr().err

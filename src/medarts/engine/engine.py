@@ -150,7 +150,6 @@ class Job(ABC, Generic[State]):
         self.pause: int | None = None
         self.stopwatch = Stopwatch()
         self._stop = Interruption()
-        self._clock = 0.0, 0
         self._last_line = 0.0
         self._most_validated = 0
 
@@ -339,7 +338,6 @@ class Job(ABC, Generic[State]):
                 self.state = restored(type(self.state), point.state["loop"])
                 self.splitting.records = point.state.get("splits", [])
         done, total = self.progress
-        self._clock = time.perf_counter(), done
         with interruption() as stop, progress_bar(self.kind, total, done=done, is_told=False) as bar:
             self._stop = stop
             for stage in self.stages_left:
@@ -431,10 +429,7 @@ class Job(ABC, Generic[State]):
         words = f"{self._place} epoch {self.state.epoch}".removeprefix(f"{self.kind} ")
         bar.describe(f"{words}: {self.task.score} {journals['metrics.jsonl'][self.task.score]:.3f}")
         if has_lines():
-            began, before = self._clock
-            done, total = self.progress
-            left = (time.perf_counter() - began) / max(1, done - before) * (total - done)
-            inform(epoch_line(self._place, self.state.epoch, self.epochs, journals, self.task.score, left=left))
+            inform(epoch_line(self._place, self.state.epoch, self.epochs, journals, self.task.score, left=bar.left))
 
     def _step(self) -> None:
         self.step()

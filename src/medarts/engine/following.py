@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medarts.engine.directory import RunDirectory, epochs_done, is_begun, own_epochs_done
+from medarts.engine.directory import RunDirectory, is_begun, own_epochs_done
 from medarts.errors import MedartsError
-from medarts.system.console import MOST_SECONDS_A_LINE, counted, has_lines, in_words, inform
+from medarts.system.console import MOST_SECONDS_A_LINE, Bar, has_lines, in_words, inform
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,13 @@ class Follower:
 
     Args:
         runs: runs that may be at work; what they have done by now is not told.
-        total: epochs that all runs will do together, where others come later. Default: those of ``runs``.
+        bar: of the epochs of all of them; it has reached what is done before that is told.
     """
 
-    def __init__(self, runs: Iterable[Followed], *, total: int | None = None) -> None:
-        self._runs = list(runs)
+    def __init__(self, runs: Iterable[Followed], bar: Bar) -> None:
+        self._runs, self._bar = list(runs), bar
         self._told = {run.path: own_epochs_done(run.path) for run in self._runs} if has_lines() else {}
-        self._total = total
-        self._began = self._last_line = time.monotonic()
-        self._before = self._done()
+        self._last_line = time.monotonic()
 
     def follow(self, runs: Iterable[Followed]) -> None:
         """Follows further runs too, from their first epoch on; those that are followed already stay as they are."""
@@ -62,10 +60,7 @@ class Follower:
                     self._tell_run(run)
         if time.monotonic() - self._last_line >= MOST_SECONDS_A_LINE:
             self._last_line = time.monotonic()
-            done, left = self._done(), self._left()
-            about = "" if not left else f", about {in_words(left)} left"
-            took = in_words(self._last_line - self._began)
-            inform(f"at work: {done:,} of {counted(self._all(), 'epoch')}, {took}{about}")
+            inform(f"at work: {self._bar.words('epoch')}")
 
     def _tell_run(self, run: Followed) -> None:
         directory = RunDirectory(run.path)
@@ -76,22 +71,7 @@ class Follower:
             score = next(key for key in line if key.startswith("val_") and key != "val_loss" and "_by_" not in key)
             journals = {"metrics.jsonl": line, "timing.jsonl": timing[number]}
             self._last_line = time.monotonic()
-            inform(epoch_line(run.name, number + 1, run.epochs, journals, score, left=self._left()))
-
-    def _left(self) -> float | None:
-        """Returns the seconds until all runs have done all epochs, at the pace so far."""
-        done = self._done() - self._before
-        left = self._all() - self._before - done
-        return (time.monotonic() - self._began) / done * max(0, left) if done else None
-
-    def _done(self) -> int:
-        """Returns the epochs that are done of all runs: those that were told, or those of the runs in it."""
-        return sum(told or epochs_done(path) for path, told in self._told.items())
-
-    def _all(self) -> int:
-        """Returns the epochs of all runs."""
-        of_these = sum(max(run.epochs, self._told[run.path]) for run in self._runs)
-        return of_these if self._total is None else self._total
+            inform(epoch_line(run.name, number + 1, run.epochs, journals, score, left=self._bar.left))
 
 
 def epoch_line(
@@ -113,7 +93,7 @@ def epoch_line(
         f"{score} {_shown(metrics.get(score))}",
         in_words(seconds),
     ]
-    parts += [f"about {in_words(left)} left"] if left else []
+    parts += [] if left is None else [f"about {in_words(left)} left"]
     return f"{name} epoch {epoch}/{epochs}: {', '.join(parts)}"
 
 

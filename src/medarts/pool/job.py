@@ -11,9 +11,7 @@ trainings end has no part in the result; nor has their number at once, where com
 trainings share the threads, and another number of threads rounds sums differently.
 """
 
-import math
 import shlex
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -39,7 +37,7 @@ from medarts.pool.halving import best, sizes
 from medarts.pool.preparing import Prepared, numbers_of_candidates, planned_epochs, prepare
 from medarts.pool.result import Retrained, compute_of, write_failures, write_genotype, write_summary, write_timing
 from medarts.spaces.genotype import Genotype
-from medarts.system.console import Bar, counted, inform, progress_bar
+from medarts.system.console import Bar, counted, in_words, inform, progress_bar
 from medarts.system.files import exists
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.place import refuse_several
@@ -258,8 +256,7 @@ class _Search:
         number = len(self.select.variants) if self.recipe.search.method == "pool" else 0
         self.supernets = range(1, number + 1)
         self.planned = planned_epochs(self.recipe)
-        self.began = time.monotonic(), epochs_done(self.run.path)
-        self.follower = Follower(self._followed(), total=self.planned)
+        self.follower = Follower(self._followed(), bar)
 
     def run_to_end(self) -> None:
         """Does it, and writes the result."""
@@ -312,13 +309,12 @@ class _Search:
         searched = self._searched(drawing) if generation == 1 else []
         scaled = ", each scaled to the budget" if self.recipe.budget.limited else ""
         inform(f"generation {generation}: drawing {counted(number, 'candidate')}{scaled}")
-        began = time.monotonic()
-        if generation == 1:
-            drawn = drawing.first(number, searched)
-        else:
-            parents = sizes(self.numbers[0], len(self.select.rungs), self.select.keep)[-1]
-            drawn = drawing.later(generation, number, self._finalists()[:parents])
-        self.began = self.began[0] + time.monotonic() - began, self.began[1]  # exports and measurements are no epochs
+        with self.bar.paused():  # exports and measurements are no epochs
+            if generation == 1:
+                drawn = drawing.first(number, searched)
+            else:
+                parents = sizes(self.numbers[0], len(self.select.rungs), self.select.keep)[-1]
+                drawn = drawing.later(generation, number, self._finalists()[:parents])
         self.candidates |= {each.name: each for each in drawn}
         write_candidates(self.run, self.candidates.values())
 
@@ -423,17 +419,21 @@ class _Search:
         ]
 
     def _show(self) -> None:
+        self._reach()
         self.follower.follow(self._followed())
         self.follower.tell()
+
+    def _reach(self) -> int:
+        """Moves the bar on to what is done by now, and returns the epochs that are left."""
         done = epochs_done(self.run.path)
-        self.bar.reach(done, max(done, self.planned))
+        total = max(done, self.planned)
+        self.bar.reach(done, total)
+        return total - done
 
     def _left(self) -> str:
-        """Returns the epochs that are left in words, with the time that they take at the pace of those so far."""
-        done = epochs_done(self.run.path)
-        left = max(0, self.planned - done)
-        minutes = left * (time.monotonic() - self.began[0]) / max(1, done - self.began[1]) / 60
-        return f"{counted(left, 'epoch')} left" + (f", about {math.ceil(minutes)} min" if left else "")
+        """Returns the epochs that are left in words, with the time that they take."""
+        epochs = counted(self._reach(), "epoch")
+        return f"{epochs} left" + ("" if self.bar.left is None else f", about {in_words(self.bar.left)}")
 
     def _compute_in_words(self) -> str:
         """Returns what the search has taken, and how many epochs of training a control may have."""

@@ -1,6 +1,6 @@
 """Runs the trainings of a study, one or several at a time, and reports which of them are available."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -53,11 +53,11 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1, cluster: str | None = N
         for name, reason in plan.damaged.items():
             inform(f"{name} is left out: {reason}")
         total = sum(step.epochs for step in plan.steps)
-        is_left = any(not step.is_finished for step in plan.steps)
+        open_ones = [step for step in plan.steps if not step.is_finished]
         with (
             interruption() as stop,
-            progress_bar(out.name, total, is_told=False) as bar,
-            open_workers(cluster if is_left else None, partial(_needs, plan, study, out), jobs=jobs) as workers,
+            progress_bar(out.name, total, done=total - _epochs_left(open_ones), is_told=False) as bar,
+            open_workers(cluster if open_ones else None, partial(_needs, plan, study, out), jobs=jobs) as workers,
         ):
             _Runs(plan, workers, bar).do(stop, at_once=jobs)
         left = sum(not step.is_finished for step in plan.steps)
@@ -132,7 +132,8 @@ class _Runs:
         self.bar = bar
         self.waiting = [step for step in plan.steps if not step.is_finished]
         self.running: dict[str, Step] = {}
-        self.follower = Follower(Followed(step.paths.name, step.paths.run, step.epochs) for step in self.waiting)
+        followed = (Followed(step.paths.name, step.paths.run, step.epochs) for step in self.waiting)
+        self.follower = Follower(followed, bar)
 
     def do(self, stop: Interruption, *, at_once: int) -> None:
         """Does all runs that can be done, until asked to stop."""
@@ -194,11 +195,15 @@ class _Runs:
         inform(f"{step.paths.name} failed: {reason}")
 
     def _show(self) -> None:
-        self.follower.tell()
-        open_ones = (*self.waiting, *self.running.values())
-        left = sum(max(0, step.epochs - epochs_done(step.paths.run)) for step in open_ones)
+        left = _epochs_left((*self.waiting, *self.running.values()))
         total = sum(step.epochs for step in self.plan.steps)
         self.bar.reach(total - left, total)
+        self.follower.tell()
+
+
+def _epochs_left(steps: Iterable[Step]) -> int:
+    """Returns the epochs that are left of runs that have not finished."""
+    return sum(max(0, step.epochs - epochs_done(step.paths.run)) for step in steps)
 
 
 def with_threads(study: Study, before: Path, *, jobs: int) -> Study:

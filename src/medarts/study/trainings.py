@@ -46,7 +46,7 @@ def train_all(
     waiting = [job for job in jobs if job.changes or not is_finished(job.paths.run, scored=True)]
     if done and waiting:
         inform(f"{title} resumes after {min(done, total):,} of {counted(total, 'epoch')}.")
-    follower = Follower(Followed(job.paths.name, job.paths.run, job.recipe.train.epochs) for job in waiting)
+    followed = [Followed(job.paths.name, job.paths.run, job.recipe.train.epochs) for job in waiting]
     running: dict[str, Job] = {}
     needs = partial(needs_of, jobs[0].recipe, folder)
     with (
@@ -54,6 +54,14 @@ def train_all(
         progress_bar(title, total, done=min(done, total), is_told=False) as bar,
         open_workers(cluster if waiting else None, needs, jobs=at_once, reused=True) as workers,
     ):
+        follower = Follower(followed, bar)
+
+        def show() -> None:
+            at_work = (*waiting, *running.values())
+            unfinished = sum(max(0, job.recipe.train.epochs - epochs_done(job.paths.run)) for job in at_work)
+            bar.reach(total - unfinished, total)
+            follower.tell()
+
         while True:
             if stop.requested:
                 workers.ask_to_stop()
@@ -65,13 +73,10 @@ def train_all(
             if not running:
                 break
             for ended in workers.wait(POLL):
-                follower.tell()
+                show()
                 stop.requested = stop.requested or ended.stopped  # where it was asked before this process was
                 _note(running.pop(ended.name), ended)
-            follower.tell()
-            unfinished = sum(max(0, job.recipe.train.epochs - epochs_done(job.paths.run)) for job in running.values())
-            unfinished += sum(max(0, job.recipe.train.epochs - epochs_done(job.paths.run)) for job in waiting)
-            bar.reach(total - unfinished, total)
+            show()
     left = [job for job in jobs if not is_finished(job.paths.run, scored=True)]
     if stop.requested and left:
         raise InterruptedRunError(f"Stopped; {title} is saved.", fix=f"Continue with: {command}")

@@ -17,11 +17,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 
 from medarts.system.names import printable
 
@@ -261,10 +263,12 @@ class Bar:
     def __init__(self, progress: Progress, title: str, total: int, *, is_told: bool) -> None:
         self._progress = progress
         self._title = printable(title)
-        self._task = progress.add_task(self._title, total=total)
         self._done, self._total, self._is_told = 0, total, is_told and has_lines()
         self._began = self._told = time.monotonic()
         self._first = self._at_line = 0
+        self._paused = 0.0
+        self._pause_began: float | None = None
+        self._task = progress.add_task(self._title, total=total, bar=self)  # which draws it
 
     def begin_at(self, done: int) -> None:
         """Counts steps that were done before."""
@@ -275,11 +279,36 @@ class Bar:
         """Moves the bar on by a number of steps."""
         self.reach(self._done + number, self._total)
 
+    @property
+    def left(self) -> float | None:
+        """Seconds until all steps are done, at the pace of those so far; None where none was done, or none is left."""
+        if not self._first < self._done < self._total:
+            return None
+        now = time.monotonic() if self._pause_began is None else self._pause_began
+        took = now - self._began - self._paused
+        return took / (self._done - self._first) * (self._total - self._done)
+
+    def words(self, noun: str = "") -> str:
+        """Returns how far the work is: steps, called by ``noun`` if there is one, time, and time that is left."""
+        total = counted(self._total, noun) if noun else f"{self._total:,}"
+        left = "" if self.left is None else f", about {in_words(self.left)} left"
+        return f"{self._done:,} of {total}, {in_words(time.monotonic() - self._began)}{left}"
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what is done meanwhile out of the pace: it takes time, and is no step."""
+        self._pause_began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - self._pause_began
+            self._pause_began = None
+
     def reach(self, done: int, total: int) -> None:
         """Shows ``done`` of ``total`` steps."""
         if not self._total:  # how many they are was not known: what came before says nothing of the time they take
-            self._began = self._told = time.monotonic()
-            self._first = done
+            self._began, self._paused = time.monotonic(), 0.0
+            self._told, self._first = self._began, done
         self._done, self._total = done, total
         self._progress.update(self._task, completed=done, total=total)
         if self._is_told:
@@ -303,11 +332,18 @@ class Bar:
         if waited < SECONDS_A_LINE or (10 * moved < self._total and waited < MOST_SECONDS_A_LINE):
             return
         self._told, self._at_line = now, self._done
-        line, done = f"{self._title}: {self._done:,} of {self._total:,}, {in_words(now - self._began)}", self._done
-        if self._first < done < self._total:
-            left = (now - self._began) / (done - self._first) * (self._total - done)
-            line += f", about {in_words(left)} left"
-        inform(line)
+        inform(f"{self._title}: {self.words()}")
+
+
+class _LeftColumn(ProgressColumn):
+    """The time that is left, the same as in lines."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Returns it in words; nothing where it is not known."""
+        left = task.fields["bar"].left
+        return Text("" if left is None else f"about {in_words(left)} left")
 
 
 class _Told:
@@ -364,10 +400,9 @@ def progress_bar(title: str, total: int, *, done: int = 0, is_told: bool = True)
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _LeftColumn(),
     )
-    with Progress(*columns, console=console, speed_estimate_period=120, disable=has_lines()) as progress:
+    with Progress(*columns, console=console, disable=has_lines()) as progress:
         bar = Bar(progress, title, total, is_told=is_told)
         bar.begin_at(done)
         yield bar
