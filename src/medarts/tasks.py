@@ -40,6 +40,11 @@ LEAST_SHARE = 1e-3
 BINS, LARGEST_LOGIT = 1024, 16.0
 """Bins of logits, from minus the largest to it, in which pixels are ranked."""
 
+NO_BACKGROUND = (
+    "Give other masks; or, where these hold background in another value, say so: data.sources.0.labels={1: 0, 2: 1}."
+)
+"""What to do where masks show a class and nothing else."""
+
 _NAMED = 3
 """Patients that an error names."""
 
@@ -230,7 +235,8 @@ class SegmentationTask:
         return foreground_masks(targets, classes=self.classes).any(1)
 
     def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
-        """Refuses parts of the data in which no mask shows anything at the size of the store.
+        """Refuses parts of the data in which no mask shows anything at the size of the store, and training images whose
+        masks show nothing else.
 
         Args:
             store: the images.
@@ -245,6 +251,7 @@ class SegmentationTask:
             if (truths == MaskState.PRESENT).any():
                 if name == "training":
                     self._check_every_class(truths, part, store)
+                    self._check_background(part, store)
                 continue
             if (truths == MaskState.VANISHED).any():
                 raise DataError(
@@ -286,6 +293,13 @@ class SegmentationTask:
             else "The networks of all folds have to learn every class: add patients who show it, or leave it out of "
             "data.classes.",
         )
+
+    def _check_background(self, training: Manifest, store: ImageStore) -> None:
+        """Refuses training images whose masks show a single class and no background: all else is padding or ignored."""
+        if len(self.names) == 1 and all(store.targets[index].all() for index in store.indices(training)):
+            raise DataError(
+                f"All masks of the training images{_of(self._fold)} are foreground everywhere.", fix=NO_BACKGROUND
+            )
 
     def begin(self, biases: Iterable[nn.Parameter], training: Batches) -> None:
         """Makes the heads of a new network predict every class with the probability that the masks show it.

@@ -253,6 +253,11 @@ def test_what_no_recipe_can_learn_from_is_refused_without_measuring_too(tmp_path
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"All masks of .*empty are empty"):
         medarts.init(grey(tmp_path / "empty", [square(255, 255) * 0] * 4), measure=False)
+    with pytest.raises(DataError, match=r"All masks of .*full are foreground everywhere.*labels="):
+        medarts.init(grey(tmp_path / "full", [square(255) * 0 + 255] * 6), measure=False)
+    half = grey(tmp_path / "half", [square(255) * 0 + 255] * 2 + [square(255)] * 4)
+    some = medarts.init(half, out="half.yaml", measure=False)
+    assert "nothing else in 33%" in dict(described(some.looks[0]))["foreground"]
     with pytest.raises(DataError, match="No image of one is in the split 'val'"):
         medarts.init(grey(tmp_path / "one", [square(255, 255)]), measure=False)
     assert not Path("recipe.yaml").exists()

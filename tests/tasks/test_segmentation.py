@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medarts.config import DataSettings, make_source
+from medarts.config.data import IGNORE
 from medarts.data.batches import Batches, Mixture
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.reading import MaskState
@@ -90,7 +91,14 @@ def test_parts_whose_masks_show_nothing_are_refused() -> None:
         check(store_of([[EMPTY], [VANISHED]], domains="aa"), part)
     with pytest.raises(DataError, match="All masks of the training images are empty"):
         check(store_of([[EMPTY], [EMPTY]], domains="aa"), part)
-    check(store_of([[EMPTY], [PRESENT]], domains="aa"), part)
+    shown = store_of([[EMPTY], [PRESENT]], domains="aa")
+    check(shown, part)
+    full = replace(shown, targets=np.ones_like(shown.targets))
+    full.targets[0, 0] = IGNORE  # as the padding of images that are not square
+    with pytest.raises(DataError, match=r"All masks of the training images are foreground everywhere\. Give"):
+        check(full, part)
+    full.targets[1, 1, 1] = 0
+    check(full, part)
 
 
 def test_later_heads_weigh_more() -> None:

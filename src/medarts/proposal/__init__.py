@@ -23,6 +23,7 @@ from medarts.proposal.looking import OPENED, Look, look_at
 from medarts.proposal.measuring import Measured, epochs_of, measured
 from medarts.proposal.settings import Draft, draft_for
 from medarts.system.console import counted, progress_bar
+from medarts.tasks import NO_BACKGROUND
 
 MINUTES = 60
 """Minutes that a search and a training may take where nothing else is said."""
@@ -132,9 +133,12 @@ def _check(recipe: Recipe, looks: Sequence[Look]) -> None:
     """Refuses data that no recipe can learn from, which measuring would find."""
     open_manifest(recipe.data.of_fold(1) if recipe.data.is_divided else recipe.data, needs=("train", "val"))
     all_opened = all(look.opened == len(look.manifest.samples) for look in looks)
-    if recipe.data.task == "segmentation" and all_opened and not any(look.shown for look in looks):
+    if recipe.data.task == "segmentation" and all_opened:
         folders = ", ".join(str(look.settings.path) for look in looks)
-        raise DataError(f"All masks of {folders} are empty.", fix="Add images with objects, or give other masks.")
+        if not any(look.shown for look in looks):
+            raise DataError(f"All masks of {folders} are empty.", fix="Add images with objects, or give other masks.")
+        if all(look.full == 1 for look in looks) and len(recipe.data.class_names) == 1:
+            raise DataError(f"All masks of {folders} are foreground everywhere.", fix=NO_BACKGROUND)
 
 
 def _spans(taken: Measured, before: Recipe, after: Recipe) -> tuple[Span, Span]:

@@ -30,7 +30,8 @@ def described(look: Look, *, folds: int | None = None) -> Iterator[tuple[str, st
         yield "classes", _classes(look)
         if look.absent:
             yield "no file", f"{', '.join(look.absent)} images: taken as images that do not show it"
-        yield "foreground", f"{look.foreground:.1%} of the pixels; none in {look.empty:.0%} of the images"
+        nothing_else = f", nothing else in {look.full:.0%}" if look.full else ""
+        yield "foreground", f"{look.foreground:.1%} of the pixels; none in {look.empty:.0%} of the images{nothing_else}"
     else:
         labels = (look.manifest.labels() == 1).sum(axis=0)
         yield "findings", ", ".join(f"{name} {n:,}" for name, n in zip(look.manifest.findings, labels, strict=True))

@@ -50,6 +50,7 @@ class Look:
         shown_by: key of a sample -> classes that its mask shows, of those that were opened.
         foreground: mean share of the pixels that is not background.
         empty: share of the opened masks without foreground.
+        full: share of the opened masks without anything else.
         patients: patients as the names of files seem to say them; None where patients are known or names say nothing.
     """
 
@@ -69,6 +70,7 @@ class Look:
     shown_by: dict[str, set[int]] = field(default_factory=dict)
     foreground: float = 0.0
     empty: float = 0.0
+    full: float = 0.0
     patients: NamedPatients | None = None
 
     @property
@@ -176,6 +178,7 @@ def _tell_classes(look: Look, drawn: Sequence[Sample], shapes: Mapping[str, tupl
         shares.append(_counted(look, sample, mask))
     look.foreground = float(np.mean(shares))
     look.empty = sum(share == 0 for share in shares) / len(shares)
+    look.full = sum(share == 1 for share in shares) / len(shares)
 
 
 def _are_binary(drawn: Sequence[Sample], rules: ReadingRules) -> bool:
