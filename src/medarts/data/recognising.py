@@ -20,7 +20,8 @@ from medarts.system.console import counted, told_if_long
 
 _NEEDED = (
     "Images need masks, such as those of the same names in a folder masks, or findings, such as a labels.csv with the "
-    "columns image, patient and one of 0 and 1 for each finding. Layouts in the guide has all that is read."
+    "columns image, patient and one of 0 and 1 for each finding, or a folder for each diagnosis. Layouts in the guide "
+    "has all that is read."
 )
 
 _NAMED = 3

@@ -64,7 +64,7 @@ LABELS = ("Finding Labels", "labels", "findings")
 _SEPARATORS = ("|", ";", ",")
 """What may stand between labels; the first of these that is in the column does."""
 
-_NOTHING = frozenset({"", "no finding", "no findings", "none", "normal"})
+NOTHING = frozenset({"", "no finding", "no findings", "none", "normal"})
 """Labels of images that show nothing."""
 
 _UNCERTAIN = ("-1", "-1.0")
@@ -338,7 +338,7 @@ def _labels_in(cell: str, separator: str) -> frozenset[str]:
     """
     inner = cell[1:-1] if cell.startswith("[") and cell.endswith("]") else cell
     labels = (label.strip().strip("'\"").strip() for label in inner.split(separator))
-    return frozenset(label for label in labels if label.casefold() not in _NOTHING)
+    return frozenset(label for label in labels if label.casefold() not in NOTHING)
 
 
 def _meanings(settings: TableSettings) -> dict[str, str]:

@@ -1,0 +1,78 @@
+"""A folder for each diagnosis: recognised, with its splits, and told from folders of patients."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.data.layouts_of_tests import put
+
+import medarts
+from medarts.config import make_source
+from medarts.data.opening import survey
+from medarts.data.recognising import recognise
+from medarts.errors import DataError
+
+
+def images(root: Path, *folders: str, number: int = 4) -> Path:
+    for place, folder in enumerate(folders):
+        for n in range(number):
+            values = np.random.default_rng((place, n)).integers(0, 255, (16, 16), dtype=np.uint8)
+            put(root / folder / f"p{place}{n // 2}_{n}.png", values)
+    return root
+
+
+def test_folders_are_findings_and_normal_shows_none(tmp_path: Path) -> None:
+    (source,) = recognise(images(tmp_path / "skin", "melanoma", "nevus", "Normal", number=8))
+    assert (source.kind, source.domain, source.task) == ("diagnoses", "skin", "classification")
+    found = survey(source)
+    assert found.faults == ()
+    assert found.manifest.findings == ("melanoma", "nevus")
+    assert Counter(sample.findings for sample in found.manifest.samples) == {("melanoma",): 8, ("nevus",): 8, (): 8}
+    assert {sample.split for sample in found.manifest.samples} == {"train", "val", "test"}
+    assert "images without patients" in [doubt.problem for doubt in found.doubts]
+    of_patients = survey(source.model_copy(update={"patients": "{patient}_{n}"}))
+    assert len({sample.patient for sample in of_patients.manifest.samples}) == 12
+    wanted = survey(source, findings=("nevus",)).manifest
+    assert Counter(sample.findings for sample in wanted.samples) == {("nevus",): 8, (): 16}
+
+
+def test_splits_are_folders_above_and_grades_may_be_numbers(tmp_path: Path) -> None:
+    grades = [f"{split}/{grade}" for split in ("train", "Valid", "test") for grade in range(3)]
+    (source,) = recognise(images(tmp_path, *grades))
+    samples = survey(source).manifest.samples
+    assert Counter((sample.split, sample.findings) for sample in samples) == {
+        (split, (grade,)): 4 for split in ("train", "val", "test") for grade in "012"
+    }
+    assert samples[0].key == "Valid/0/p30_0"
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("p01", "p02", "p03"),  # patients
+        ("train/p01", "train/p02", "test/p03"),
+        ("benign",),
+        ("scans", "photos"),
+        ("benign/p", "malignant/p"),
+    ],
+)
+def test_other_folders_are_not_taken_for_diagnoses(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"has no known layout.*or a folder for each diagnosis"):
+        recognise(images(tmp_path, *folders))
+
+
+def test_what_is_not_read_or_there_twice_is_said(tmp_path: Path) -> None:
+    images(tmp_path, "benign", "malignant")
+    (tmp_path / "benign" / "p00_0.jpg").write_bytes((tmp_path / "benign" / "p00_0.png").read_bytes())
+    (tmp_path / "benign" / "p9.webp").touch()
+    found = survey(make_source("diagnoses", tmp_path))
+    assert [(fault.problem, fault.detail) for fault in found.faults] == [("image named twice", "benign/p00_0")]
+    assert ".webp 1 in benign" in [doubt.detail for doubt in found.doubts]
+
+
+def test_init_proposes_a_recipe_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "skin", "benign", "malignant", number=12)
+    data = medarts.init("skin", measure=False).recipe.data
+    assert (data.task, data.sources[0].kind) == ("classification", "diagnoses")
