@@ -54,12 +54,48 @@ def test_splits_are_folders_above_and_grades_may_be_numbers(tmp_path: Path) -> N
         ("train/p01", "train/p02", "test/p03"),
         ("benign",),
         ("scans", "photos"),
+        ("left", "right"),
         ("benign/p", "malignant/p"),
     ],
 )
 def test_other_folders_are_not_taken_for_diagnoses(tmp_path: Path, folders: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match=r"has no known layout.*or a folder for each diagnosis"):
         recognise(images(tmp_path, *folders))
+
+
+def test_images_with_a_table_or_with_masks_are_read_as_before(tmp_path: Path) -> None:
+    folders = images(tmp_path / "table", "benign", "malignant")
+    rows = [f"{file.relative_to(folders).as_posix()},1" for file in sorted(folders.rglob("*.png"))]
+    (folders / "labels.csv").write_text("\n".join(["image,growing", *rows]))
+    assert [source.kind for source in recognise(folders, task="classification")] == ["table"]
+    drawn = np.zeros((16, 16), dtype=np.uint8)
+    drawn[4:9, 4:9] = 255
+    for n in range(4):  # masks whose names say nothing of the images
+        put(images(tmp_path / "drawn", "photo") / "lesion" / f"drawn{n}.png", drawn)
+    with pytest.raises(DataError, match="has no known layout"):
+        recognise(tmp_path / "drawn")
+
+
+def test_images_of_a_patient_are_not_masks_of_each_other(tmp_path: Path) -> None:
+    for place, folder in enumerate(("benign", "malignant")):
+        for patient in range(4):
+            for n in range(3):
+                values = np.random.default_rng((place, patient, n)).integers(0, 255, (16, 16), dtype=np.uint8)
+                put(tmp_path / folder / f"pat{patient}_{n}.png", values)
+    (source,) = recognise(tmp_path)
+    assert source.kind == "diagnoses"
+
+
+def test_no_finding_may_be_written_as_folders_are(tmp_path: Path) -> None:
+    source = make_source("diagnoses", images(tmp_path, "No_Finding", "no-finding", "nodule"))
+    assert survey(source).manifest.findings == ("nodule",)
+
+
+def test_what_lies_beside_the_folders_is_said(tmp_path: Path) -> None:
+    images(tmp_path, "train/benign", "train/malignant", "test/benign", "test/malignant", "new", ".", "test")
+    doubts = {doubt.detail for doubt in survey(make_source("diagnoses", tmp_path)).doubts}
+    outside = "outside the folders of diagnoses"
+    assert {f"4 images in {tmp_path.name}, {outside}", f"4 images in test, {outside}", f"{tmp_path.name}/new"} < doubts
 
 
 def test_what_is_not_read_or_there_twice_is_said(tmp_path: Path) -> None:

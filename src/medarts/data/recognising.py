@@ -59,7 +59,7 @@ def _recognised(path: Path, task: Task | None) -> tuple[SourceSettings, ...]:
     every: list[Source] = [registered.get(kind)() for kind in sorted(registered.names())]
     fitting = [source for source in every if source.takes_files or path.is_dir()]
     ways: list[tuple[tuple[SourceSettings, ...], str]] = []
-    for source in sorted(fitting, key=lambda source: source.is_general):
+    for source in sorted(fitting, key=lambda source: source.generality):
         try:
             found = source.recognise(path)
         except AmbiguousLayoutError as ambiguous:  # unless another source knows what the folder is

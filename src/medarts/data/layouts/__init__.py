@@ -126,9 +126,9 @@ def _within(root: Path, group: Group) -> Iterator[Layout]:
             yield layout
             continue
         looks = [look_like_masks(root, sorted(files)) for files in (layout.images, layout.masks)]
-        if looks != [True, False]:
+        if looks[1] is not False:
             yield replace(layout, sure=looks == [False, True])
-        if looks != [False, True] and "{class}" not in layout.mask and "{channel}" not in layout.image:
+        if looks[0] is not False and "{class}" not in layout.mask and "{channel}" not in layout.image:
             yield replace(layout.turned, sure=looks == [True, False])
 
 

@@ -167,14 +167,14 @@ class Source(ABC):
     Attributes:
         layout: what the folder holds, for errors.
         tables: patterns of the tables that are read, and of those of a download that are rightly not.
-        is_general: the layout is recognised where no other is.
+        generality: layouts of less are tried first: 0 those of data sets, 1 images with masks or a table, 2 the rest.
         takes_files: a file can be given in place of the folder, such as a list.
         split_fix: what to do where a split has no images.
     """
 
     layout: ClassVar[str]
     tables: ClassVar[tuple[str, ...]] = ()
-    is_general: ClassVar[bool] = False
+    generality: ClassVar[int] = 0
     takes_files: ClassVar[bool] = False
     split_fix: ClassVar[str] = "Set the source's fractions above 0, or write a splits.csv."
 

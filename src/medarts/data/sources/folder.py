@@ -132,7 +132,7 @@ class Folder(Source):
 
     layout = LAYOUT
     tables = ("dataset.json", "dataset_fingerprint.json", "dataset_description.json", "participants.tsv")
-    is_general = True
+    generality = 1
 
     def recognise(self, path: Path) -> tuple[FolderSettings, ...]:
         images, masks = ((path / name).is_dir() for name in ("images", "masks"))

@@ -64,7 +64,7 @@ LABELS = ("Finding Labels", "labels", "findings")
 _SEPARATORS = ("|", ";", ",")
 """What may stand between labels; the first of these that is in the column does."""
 
-NOTHING = frozenset({"", "no finding", "no findings", "none", "normal"})
+_NOTHING = frozenset({"", "no finding", "no findings", "none", "normal"})
 """Labels of images that show nothing."""
 
 _UNCERTAIN = ("-1", "-1.0")
@@ -161,7 +161,7 @@ class TableSource(Source):
     layout = LAYOUT
     tables = (NAME,)
     takes_files = True
-    is_general = True
+    generality = 1
     split_fix = f"Write {{split}} in the column split of {NAME} for some patients."
 
     def recognise(self, path: Path) -> tuple[TableSettings, ...]:
@@ -338,7 +338,16 @@ def _labels_in(cell: str, separator: str) -> frozenset[str]:
     """
     inner = cell[1:-1] if cell.startswith("[") and cell.endswith("]") else cell
     labels = (label.strip().strip("'\"").strip() for label in inner.split(separator))
-    return frozenset(label for label in labels if label.casefold() not in NOTHING)
+    return frozenset(label for label in labels if not shows_nothing(label))
+
+
+def shows_nothing(label: str) -> bool:
+    """Tells whether a label is that of images that show nothing.
+
+    >>> shows_nothing("No_Finding"), shows_nothing("Normal"), shows_nothing("Nodule")
+    (True, True, False)
+    """
+    return re.sub("[-_ ]+", " ", label).casefold() in _NOTHING
 
 
 def _meanings(settings: TableSettings) -> dict[str, str]:
