@@ -43,6 +43,7 @@ from medarts.nas.checks import check_recipe
 from medarts.nas.deciding import Deciding, Rehearsal, restriction_of
 from medarts.nas.gradients import Objective, first_order
 from medarts.nas.regularizers import Of, RegularizerSettings
+from medarts.network.convolution import check_gradients
 from medarts.network.sharing import check_shares, sharing
 from medarts.registry import bound, calling, gradients, regularizers, selections
 from medarts.spaces import make_space
@@ -275,6 +276,8 @@ class Search(Job[SearchState]):
         settings, number = self.recipe.search, self.state.stage
         seed_torch(self.recipe.seed, "supernet", number)
         self.supernet = self.space.supernet(settings.stages[number], self.state.candidates)
+        precision, device = self.recipe.compute.precision, self.fabric.device.type
+        check_gradients(self.supernet, precision=precision, device=device)
         self.task.begin(self.supernet.output_biases, self.data.weights)
         self.supernet.relaxation = make_relaxation(settings.relaxation)
         if self.selection.about["stepwise"]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from medarts.network.convolution import has_wrong_gradient
 from medarts.spaces.kernels import (
     Kernels,
     NormState,
@@ -219,9 +220,7 @@ def _chain_backward(
     gradients: list[Tensor | None] = [of_scale.view(chain.parts, -1).sum(1)]
     if not (source_needed or learn):
         return None, gradients + [None] * len(flags)
-    of_source, of_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, *chain.arguments, [source_needed, learn, False]
-    )
+    of_source, of_weight = _convolution_backward(gradient, x, weight, chain, [source_needed, learn, False])
     if not learn:
         return of_source, gradients + [None] * len(flags)
     of_parts = iter(of_weight.chunk(chain.parts, chain.axis))
@@ -229,6 +228,17 @@ def _chain_backward(
         dense = [next(of_parts) for _ in kind.edges]
         gradients += [g.to(p.dtype) for p, g in zip(of_kind, kind.kernels.gradients(of_kind, dense), strict=True)]
     return of_source if source_needed else None, gradients
+
+
+def _convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, chain: Chain, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor]:
+    """Returns the gradients of source and weight."""
+    tensors = [gradient, x, weight]
+    if has_wrong_gradient(x.dtype, x.device, chain.dilation):
+        tensors = [tensor.float() for tensor in tensors]
+    of_source, of_weight, _ = torch.ops.aten.convolution_backward(*tensors, None, *chain.arguments, wanted)
+    return (of_source.to(x.dtype) if wanted[0] else None), of_weight
 
 
 def _of_parts(of_total: Tensor, chain: Chain) -> Tensor:

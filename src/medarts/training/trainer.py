@@ -35,6 +35,7 @@ from medarts.models.ensemble import Ensemble
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import Pruned
 from medarts.network import Network
+from medarts.network.convolution import check_gradients
 from medarts.network.sharing import backward, check_shares, sharing
 from medarts.spaces import space_settings
 from medarts.spaces.genotype import Genotype
@@ -464,6 +465,7 @@ def prepare_training(
         initial = initial_weights_of(initial, recipe)
         inform(initial.summary)
     check_sizes(recipe, network)
+    check_gradients(network, precision=recipe.compute.precision, device=fabric.device.type)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     if recipe.data.resize != "patches":  # whose number is not known yet
         check_fills_a_batch(training, recipe.train.batch, name="training set")

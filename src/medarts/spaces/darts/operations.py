@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medarts.network.convolution import DilatedConv2d
 from medarts.spaces import base
 from medarts.spaces.base import Operations
 
@@ -78,7 +79,8 @@ class FactorizedReduce(nn.Module):
 
 def _depthwise(channels: int, size: int, *, stride: int = 1, dilation: int = 1) -> nn.Module:
     padding = dilation * (size // 2)
-    return nn.Conv2d(channels, channels, size, stride, padding=padding, dilation=dilation, groups=channels, bias=False)
+    make = DilatedConv2d if dilation > 1 else nn.Conv2d
+    return make(channels, channels, size, stride, padding=padding, dilation=dilation, groups=channels, bias=False)
 
 
 def _pointwise(channels: int) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medarts.network.convolution import DilatedConv2d
 from medarts.network.layers import ChannelShuffle, Norm, make_norm
 from medarts.spaces import base
 from medarts.spaces.base import Operations
@@ -57,7 +58,8 @@ class SqueezeExcite(nn.Module):
 
 
 def _conv(channels: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Module:
-    return nn.Conv2d(channels, channels, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False)
+    make = DilatedConv2d if dilation > 1 else nn.Conv2d
+    return make(channels, channels, 3, stride, padding=dilation, dilation=dilation, groups=groups, bias=False)
 
 
 def _up_conv(channels: int, *, dilation: int = 1, groups: int = 1) -> nn.Module:

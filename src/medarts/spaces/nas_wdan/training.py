@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medarts.network.convolution import conv2d
 from medarts.network.layers import ChannelShuffle
 from medarts.network.packed import AnyConv, AnyNorm
 from medarts.spaces.kernels import to_bchw, to_bhwc
@@ -144,7 +145,9 @@ class Joined:
         if isinstance(conv, nn.ConvTranspose2d):
             paddings = cast(tuple[int, int], conv.padding), conv.output_padding
             return F.conv_transpose2d(x_bchw, weight, None, conv.stride, *paddings, conv.groups, conv.dilation)
-        return F.conv2d(x_bchw, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return conv2d(
+            x_bchw, weight, stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups
+        )
 
 
 class NormValues:
