@@ -47,6 +47,18 @@ def test_splits_are_folders_above_and_grades_may_be_numbers(tmp_path: Path) -> N
     assert samples[0].key == "Valid/0/p30_0"
 
 
+def test_names_of_folders_in_two_splits_may_differ_in_case(tmp_path: Path) -> None:
+    (source,) = recognise(images(tmp_path, "train/Grade 1", "train/Grade 2", "test/grade 1", "test/grade 2"))
+    found = survey(source).manifest
+    assert Counter(sample.findings for sample in found.samples) == {("grade 1",): 8, ("grade 2",): 8}
+    assert found.findings == ("grade 1", "grade 2")
+
+
+def test_a_folder_that_is_itself_called_as_a_split_is_divided(tmp_path: Path) -> None:
+    (source,) = recognise(images(tmp_path / "train", "benign", "malignant", number=12))
+    assert {sample.split for sample in survey(source).manifest.samples} == {"train", "val", "test"}
+
+
 @pytest.mark.parametrize(
     "folders",
     [

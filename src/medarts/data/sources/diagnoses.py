@@ -49,7 +49,8 @@ class DiagnosesSettings(FindingSourceSettings):
 class DiagnosesSource(Source):
     """Images by their paths without suffix; each is a patient of its own, unless ``patients`` says which part is.
 
-    An image shows the finding that its folder is called by; one in normal/, none/ or no_finding/ shows none.
+    An image shows the finding that its folder is named after; one in normal/, none/ or no_finding/ shows none. Names
+    that differ in case alone, as in two splits, are one finding.
     """
 
     layout = LAYOUT
@@ -67,15 +68,15 @@ class DiagnosesSource(Source):
         images: list[tuple[Path, ...]] = []
         for folder in _folders(path) if path.is_dir() else ():
             contents = contents_of(folder)
-            if contents.folders or not contents.images:
+            if contents.folders or not contents.images or role_of(folder.name):
                 return ()
-            splits[folder.parent.name if folder.parent != path else ""].add(folder.name)
+            splits[folder.parent.name if folder.parent != path else ""].add(folder.name.casefold())
             images.append(contents.images)
         names = set[str]().union(*splits.values())
         repeat = len(splits) > 1 and all(of_split == names for of_split in splits.values())
-        words = not any(sign.isdigit() for name in names for sign in name)
-        sides = all(name.lower() in SIDES for name in names)
-        if len(names) < 2 or not (repeat or words) or sides or any(map(role_of, names)):
+        words = not any(character.isdigit() for name in names for character in name)
+        sides = all(name in SIDES for name in names)
+        if len(names) < 2 or not (repeat or words) or sides:
             return ()
         if any(look_like_masks(Path(), files) for files in images) or layouts_of(path):
             return ()
@@ -87,23 +88,24 @@ class DiagnosesSource(Source):
         root = require_folder(settings.path, layout=LAYOUT)
         pairs: dict[str, Pair] = {}
         faults: list[Fault] = []
-        names = set[str]()
+        names: dict[str, str] = {}
         whole, *splits = _places(root)
         for place in (whole, *splits):
             faults += _beside(place, splits=splits if place is whole else ())
         for folder in _folders(root):
             contents, name = contents_of(folder), composed(folder.name)
-            names.add(name)
+            name = names.setdefault(name.casefold(), name)
+            split = None if folder.parent == root else split_of(folder.parent.name)
             shown = (name,) if not shows_nothing(name) and (findings is None or name in findings) else ()
             for image in contents.images:
                 key = composed(without_suffix(image.relative_to(root).as_posix()))
-                pair = Pair(key, image, None, patient=key, split=split_of(folder.parent.name), findings=shown)
+                pair = Pair(key, image, None, patient=key, split=split, findings=shown)
                 if pairs.setdefault(key, pair) is not pair:
                     faults.append(Fault(image, TWICE, "Keep one of the files.", key))
             faults += passed_over(contents)
         fix = "Give the source patients, if names say them: else images of one can come into several splits."
         faults.append(Fault(root, ALONE, fix, "every image counts as a patient of its own"))
-        known = tuple(sorted((name for name in names if not shows_nothing(name)), key=natural))
+        known = tuple(sorted((name for name in names.values() if not shows_nothing(name)), key=natural))
         return Listing(tuple(pairs.values()), tuple(faults), rules_of(settings), known)
 
 
