@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 import medarts
 from medarts.comparison.candidates import group_runs
 from medarts.comparison.overlays import predict_overlays
+from medarts.config.study import Study
 from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import signed
@@ -158,6 +159,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no run": (lambda: medarts.resume(None), "None is not a run"),
     "no run to compare": (lambda: medarts.compare(None), "None is not a run"),
     "no study": (lambda: medarts.benchmark(None), "None is not a study"),
+    "changes of a study that has been read": (
+        lambda: medarts.benchmark(Study.model_construct(), changes="recipe.seed=1"),
+        r"^'recipe\.seed=1' would change a study that has been read",
+    ),
+    "changes of a study in its folder": (
+        lambda: medarts.generalize(Path(), changes="recipe.seed=1"),
+        r"^'recipe\.seed=1' would change the study of \., which has been trained",
+    ),
     "no folder": (lambda: medarts.doctor(None), "None is not a folder"),
     "no network": (medarts.cost, r"No network is given\. Valid here: .*unet"),
     "None as a network": (lambda: medarts.cost(None), "No network is given"),

@@ -541,7 +541,7 @@ def plan_study(study: Study | Path | str, *, changes: Changes = (), out: Path | 
     from medarts.study.planning import plan_study as plan_all
 
     chosen = study_of(study, changes)
-    return plan_all(chosen, Path("runs") / Path(chosen.file).stem if out is None else Path(out))
+    return plan_all(chosen, folder_of(out, Path(chosen.file).stem))
 
 
 def generalize(
@@ -568,6 +568,11 @@ def generalize(
     from medarts.study.generalize import generalize as generalize_study
 
     is_folder = isinstance(study, str | Path) and Path(study).is_dir()
+    if is_folder and (every := changes_of(changes)):
+        raise RecipeError(
+            f"{quoted(every[0])} would change the study of {study}, which has been trained.",
+            fix="Leave it out, or give the file of the study.",
+        )
     folder = Path(study) if is_folder else _run_study(study, changes, out, jobs, cluster)  # type: ignore[arg-type]  # no folder
     found = generalize_study(folder)
     found.write(folder / "generalization")
@@ -946,7 +951,7 @@ def pack(
 
 
 def _run_study(
-    study: Study | Path | str, changes: Iterable[str], out: Path | str | None, jobs: int, cluster: str | None
+    study: Study | Path | str, changes: Changes, out: Path | str | None, jobs: int, cluster: str | None
 ) -> Path:
     """Trains what a study lacks, and returns its folder."""
     from medarts.study.benchmark import benchmark as run_study

@@ -1,7 +1,7 @@
 """What callers of the API and of the command line may give, brought into the one form that the rooms take.
 
 Recipes are given as files, mappings or objects; data as names, folders or arrays; networks as names, genotypes, runs or
-packages. What is of no such kind is refused here, before anything takes time.
+packages. Anything else is refused here, before anything takes time.
 """
 
 import json
@@ -127,7 +127,7 @@ def changes_that_keep_network(changes: list[str], trained: "TrainedNetwork", ver
             fix=f"Give one of them, such as {Path(trained.origin) / 'folds' / '1'}.",
         )
     for change in changes:
-        if change.startswith(("train.model", "space.")):
+        if change.startswith("train.model") or _is_of_space(change):
             raise RecipeError(
                 f"{change} would change the network of {trained.origin}, which is {verb} as it is.",
                 fix="Leave it out, or train another network from scratch.",
@@ -148,11 +148,22 @@ def model_change(recipe: RecipeLike, name: str) -> list[str]:
     return [] if named == name else [f"train.model={{name: {json.dumps(name)}}}"]
 
 
-def study_of(study: Study | Path | str, changes: Iterable[str]) -> Study:
-    """Returns a study, of its file with changes."""
+def study_of(study: Study | Path | str, changes: Changes) -> Study:
+    """Returns a study: as it is given, or that of a file, with changes.
+
+    Raises:
+        RecipeError: it is neither, or changes are given for a study that has been read.
+    """
     if not isinstance(study, Study | Path | str):
         raise RecipeError(f"{quoted(study)} is not a study.", fix="Give a YAML file.")
-    return study if isinstance(study, Study) else load_study(Path(study), changes_of(changes))
+    every = changes_of(changes)
+    if not isinstance(study, Study):
+        return load_study(Path(study), every)
+    if every:
+        raise RecipeError(
+            f"{quoted(every[0])} would change a study that has been read.", fix="Give its file, with the changes."
+        )
+    return study
 
 
 def data_of(data: Any) -> "ImageStore | tuple[str, ...] | None":
