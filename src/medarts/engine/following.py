@@ -35,7 +35,7 @@ class Follower:
 
     Args:
         runs: runs that may be at work; what they have done by now is not told.
-        bar: of the epochs of all of them; it has reached what is done before that is told.
+        bar: of the epochs of all of them; it is moved on before `tell` is called.
     """
 
     def __init__(self, runs: Iterable[Followed], bar: Bar) -> None:

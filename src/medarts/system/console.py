@@ -284,7 +284,8 @@ class Bar:
         """Seconds until all steps are done, at the pace of those so far; None where none was done, or none is left."""
         if not self._first < self._done < self._total:
             return None
-        now = time.monotonic() if self._pause_began is None else self._pause_began
+        pause_began = self._pause_began  # read once: the thread that draws asks, too
+        now = time.monotonic() if pause_began is None else pause_began
         took = now - self._began - self._paused
         return took / (self._done - self._first) * (self._total - self._done)
 
@@ -297,12 +298,12 @@ class Bar:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves what is done meanwhile out of the pace: it takes time, and is no step."""
-        self._pause_began = time.monotonic()
+        self._pause_began = began = time.monotonic()
         try:
             yield
         finally:
-            self._paused += time.monotonic() - self._pause_began
             self._pause_began = None
+            self._paused += time.monotonic() - began
 
     def reach(self, done: int, total: int) -> None:
         """Shows ``done`` of ``total`` steps."""

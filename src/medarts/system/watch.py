@@ -424,7 +424,7 @@ def _is_reached(mark: Mark) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Returns what an error of PyTorch or Gloo says, in up to 200 signs, without where in their source that was.
+    """Returns what an error of PyTorch or Gloo says, in up to 200 characters, without the place in their source.
 
     >>> reason_of(RuntimeError("[/pytorch/third_party/gloo/pair.cc:538] Connection closed by peer [127.0.0.1]:42811"))
     'Connection closed by peer [127.0.0.1]:42811'
