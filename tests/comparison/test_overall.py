@@ -1,5 +1,8 @@
 """Means and ranks over several data sets, where not all networks have a score on all of them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +30,7 @@ def test_the_largest_whole_table_counts():
     assert shared_sets(scored(a="")) == shared_sets(pd.DataFrame()) == ()
 
 
-def found(group: str, networks: str, *, patients: int, seed: int) -> Found:
+def found(group: str, networks: Sequence[str], *, patients: int, seed: int) -> Found:
     """A group of one data set whose reference is the first network."""
     generator = np.random.default_rng(seed)
     rows = [
@@ -63,6 +66,36 @@ def test_means_ranks_and_differences_over_data_sets():
     assert (row.difference, row.p) == pytest.approx((expected.mean, expected.p))
     assert row.p_corrected >= row.p
     assert overall_tables(sets[:1]) == {"networks": [], "differences": []}
+
+
+def test_pairs_of_methods_count_on_all_sets_also_where_one_lacks_the_reference():
+    names = ("p1", "p2", "q1", "q2", "r1", "r2")
+    methods = {name: (f"{name}1", f"{name}2") for name in "pqr"}
+
+    def on(group: str, networks: tuple[str, ...], reference: str | None) -> Found:
+        one = found(group, networks, patients=12, seed=ord(group))
+        contrasts = contrasts_of(
+            one.measures,
+            reference=reference or networks[0],
+            design=Design(methods=methods),
+            reference_is_given=reference is not None,
+        )
+        return replace(one, contrasts=contrasts)
+
+    def sides(family: str, *sets: Found) -> list[tuple[str, str]]:
+        table = pd.concat(overall_tables(sets)["differences"])
+        of = table[table.family == family]
+        return [*zip(of.network, of.reference, strict=True)]
+
+    whole, other, lacking = on("a", names, "p"), on("b", names, "p"), on("c", names[2:], None)
+    assert sides("methods", whole, other) == [("q", "p"), ("r", "p")]
+    assert sides("pairs", whole, other) == [("q", "r"), ("q", "p"), ("r", "p")]
+    for sets in ((whole, lacking), (lacking, whole)):
+        assert sides("methods", *sets) == []
+        assert sides("pairs", *sets) == [("q", "r")]
+    two = on("d", names[:4], "p")
+    assert sides("pairs", whole, two) == [], "those with the reference are not shown twice"
+    assert sides("methods", whole, two) == [("q", "p")]
 
 
 def test_the_front_allows_for_the_spread_of_latencies():

@@ -138,10 +138,20 @@ def _contrasts_over(found: Sequence[Found]) -> dict[str, dict[tuple[str, str], C
     random, is so on all data sets.
     """
     families: dict[str, dict[tuple[str, str], Contrast]] = {}
-    for family, of_first in found[0].contrasts.items():
-        keys = [key for key in of_first if all(key in one.contrasts[family] for one in found)]
-        families[family] = {key: _over_groups({one.group: one.contrasts[family][key] for one in found}) for key in keys}
+    for family in found[0].contrasts:
+        of_groups = {one.group: _of_family(one, family) for one in found}
+        of_first, *of_others = of_groups.values()
+        keys = [key for key in of_first if all(key in of for of in of_others)]
+        families[family] = {key: _over_groups({name: of[key] for name, of in of_groups.items()}) for key in keys}
+    if "pairs" in families and families["pairs"].keys() <= families["methods"].keys():
+        families["pairs"] = {}
     return families
+
+
+def _of_family(found: Found, family: str) -> Mapping[tuple[str, str], Contrast]:
+    """Returns the contrasts of a family; all pairs are those of methods where the group lacks the reference."""
+    contrasts = found.contrasts[family]
+    return {**contrasts, **found.contrasts["methods"]} if family == "pairs" else contrasts
 
 
 def _over_groups(of: Mapping[str, Contrast]) -> Contrast:
