@@ -59,10 +59,16 @@ def test_a_folder_that_is_itself_called_as_a_split_is_divided(tmp_path: Path) ->
     assert {sample.split for sample in survey(source).manifest.samples} == {"train", "val", "test"}
 
 
+def test_a_diagnosis_may_have_a_number(tmp_path: Path) -> None:
+    (source,) = recognise(images(tmp_path, "COVID19", "NORMAL", "PNEUMONIA"))
+    assert survey(source).manifest.findings == ("COVID19", "PNEUMONIA")
+
+
 @pytest.mark.parametrize(
     "folders",
     [
         ("p01", "p02", "p03"),  # patients
+        ("p01", "p02", "p03", "others"),
         ("train/p01", "train/p02", "test/p03"),
         ("benign",),
         ("scans", "photos"),

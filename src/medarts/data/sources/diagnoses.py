@@ -60,8 +60,8 @@ class DiagnosesSource(Source):
     def recognise(self, path: Path) -> tuple[DiagnosesSettings, ...]:
         """Returns the settings of folders that are diagnoses, and not patients.
 
-        Folders that all of several splits have are. Others count as diagnoses where there are two or more and no name
-        has a digit: patients have numbers. Sides are no diagnoses, nor are folders in which the images look like masks,
+        Folders that all of several splits have are. Others count as diagnoses where there are two or more and half of
+        the names or more have no digit: patients have numbers. Sides are no diagnoses, nor are folders in which the images look like masks,
         with partners or without.
         """
         splits = defaultdict[str, set[str]](set)
@@ -74,9 +74,9 @@ class DiagnosesSource(Source):
             images.append(contents.images)
         names = set[str]().union(*splits.values())
         repeat = len(splits) > 1 and all(of_split == names for of_split in splits.values())
-        words = not any(character.isdigit() for name in names for character in name)
+        numbered = sum(any(character.isdigit() for character in name) for name in names)
         sides = all(name in SIDES for name in names)
-        if len(names) < 2 or not (repeat or words) or sides:
+        if len(names) < 2 or not (repeat or 2 * numbered <= len(names)) or sides:
             return ()
         if any(look_like_masks(Path(), files) for files in images) or layouts_of(path):
             return ()
