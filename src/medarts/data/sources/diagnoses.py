@@ -60,9 +60,9 @@ class DiagnosesSource(Source):
     def recognise(self, path: Path) -> tuple[DiagnosesSettings, ...]:
         """Returns the settings of folders that are diagnoses, and not patients.
 
-        Folders that all of several splits have are. Others count as diagnoses where there are two or more and half of
-        the names or more have no digit: patients have numbers. Sides are no diagnoses, nor are folders in which the images look like masks,
-        with partners or without.
+        Folders that all of several splits have are. Others count as diagnoses where there are two or more and at least
+        half of their names have no digit: patients have numbers. Sides are no diagnoses, nor are folders in which the
+        images look like masks, with partners or without.
         """
         splits = defaultdict[str, set[str]](set)
         images: list[tuple[Path, ...]] = []
