@@ -182,7 +182,8 @@ def test_the_link_is_cut_in_the_middle(
         f"Resume with: medarts {kind} --resume {out} --devices 1 --nodes 2 --node-rank {rank} --address {address}\n"
         for rank, address in enumerate([ADDRESSES[kind]] * 2)
     )
-    lost = rf"Process 1 on node-b has not answered for {TIMEOUT} s, since .*, step \d+\. "
+    # On a fast machine the link is cut before the first sign of life that names a step.
+    lost = rf"Process 1 on node-b has not answered for {TIMEOUT} s, since (.*, step \d+|its start)\. "
     gone = f"The first process of the job, or its machine, is gone: the connection to {ADDRESSES[kind]} is lost. "
     own = [line for line in ended[0][2].splitlines() if "epoch " not in line or line.startswith("medarts: ")]
     assert len(own) == 1, own
